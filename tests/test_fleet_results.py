@@ -308,30 +308,62 @@ def test_plan_and_run_by_the_command_line(made, tmp_path, monkeypatch):
 SCHEDULERS = Path(__file__).parents[1] / "docs/how-to/fleets"
 
 
-def shell_of(path):
-    """Return the words of the command that runs a share."""
+def job_of(name):
+    """Return what a scheduler runs for the fourth job, the environment, and the number of jobs."""
+    path = SCHEDULERS / name
+    if name == "slurm.sh":
+        first, last = re.search(r"^#SBATCH --array=(\d+)-(\d+)$", path.read_text(), re.MULTILINE).groups()
+        count = int(last) - int(first) + 1
+        return ["bash", path], {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": str(count)}, count
     data = yaml.safe_load(path.read_text())
-    match path.stem:
-        case "kubernetes":
-            assert data["spec"]["completionMode"] == "Indexed"
-            return data["spec"]["template"]["spec"]["containers"][0]["args"][0]
-        case "aws-batch":
-            return data["containerProperties"]["command"][-1]
-        case "argo":
-            shard = next(one["container"] for one in data["spec"]["templates"] if one["name"] == "shard")
-            return " ".join([*shard["command"], *shard["args"]])
-    raise AssertionError(path)
+    if name == "aws-batch.yaml":
+        size = re.search(r"--array-properties size=(\d+)", path.read_text())
+        command = data["containerProperties"]["command"]
+        return command, {"AWS_BATCH_JOB_ARRAY_INDEX": "3"}, int(size[1])
+    spec = data["spec"]
+    if name == "kubernetes.yaml":
+        (container,) = spec["template"]["spec"]["containers"]
+        volumes = {one["name"] for one in spec["template"]["spec"]["volumes"]}
+        assert {one["name"] for one in container["volumeMounts"]} == volumes
+        assert (data["apiVersion"], data["kind"]) == ("batch/v1", "Job")
+        assert (spec["completionMode"], spec["template"]["spec"]["restartPolicy"]) == ("Indexed", "Never")
+        command = [*container["command"], *container["args"]]
+        return command, {"JOB_COMPLETION_INDEX": "3"}, spec["completions"]
+    templates = {one["name"]: one for one in spec["templates"]}
+    steps = [step for group in templates[spec["entrypoint"]]["steps"] for step in group]
+    assert {step["template"] for step in steps} == templates.keys() - {spec["entrypoint"]}
+    given = {one["name"]: one["value"] for one in spec["arguments"]["parameters"]}
+    names = {f"workflow.parameters.{name}": value for name, value in given.items()}
+    assert names[steps[0]["withSequence"]["count"].strip("{}")] == given["shards"]
+    names["inputs.parameters.number"] = "3"
+    container = templates["shard"]["container"]
+    words = [*container["command"], *container["args"]]
+    return (
+        [re.sub(r"{{(.+?)}}", lambda match: names[match[1]], word) for word in words],
+        {},
+        int(given["shards"]),
+    )
 
 
 @pytest.mark.parametrize("name", ["kubernetes.yaml", "aws-batch.yaml", "argo.yaml", "slurm.sh"])
-def test_the_example_of_a_scheduler(name):
-    path = SCHEDULERS / name
-    if path.suffix == ".sh":
-        subprocess.run(["bash", "-n", path], check=True)
-        text = path.read_text()
-    else:
-        text = shell_of(path)
-    assert "landcover fleet run" in text
-    known = {option for parameter in cli.command("fleet run").params for option in parameter.opts}
-    assert {*re.findall(r"(?<= )--[a-z-]+", text.partition("landcover fleet run")[2])} <= known
-    assert re.search(r'--shard "?[^ ]*/', text)
+def test_the_example_of_a_scheduler_runs_a_share(name, tmp_path):
+    """Its command is run by a shell, with a program in place of landcover that prints its arguments."""
+    for program, line in (("landcover", "printf '%s\\n' \"$@\""), ("srun", 'exec "$@"')):
+        (tmp_path / program).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / program).chmod(0o755)
+    command_, environment, count = job_of(name)
+    environment |= {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(command_, env=environment, capture_output=True, text=True, check=True)
+    words = done.stdout.splitlines()
+    assert words[:2] == ["fleet", "run"]
+    parsed = cli.command("fleet run").make_context("fleet run", words[2:]).params
+    assert (parsed["shard"], parsed["plan"][-8:]) == (f"3/{count}", "/country")
+
+
+def test_the_example_of_aws_batch_is_a_definition_of_a_job():
+    """By the description of the service in its client."""
+    validate, session = pytest.importorskip("botocore.validate"), pytest.importorskip("botocore.session")
+    batch = session.get_session().get_service_model("batch").operation_model("RegisterJobDefinition")
+    data = yaml.safe_load((SCHEDULERS / "aws-batch.yaml").read_text())
+    report = validate.ParamValidator().validate(data, batch.input_shape)
+    assert not report.has_errors(), report.generate_report()

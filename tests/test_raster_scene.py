@@ -675,8 +675,12 @@ def test_an_address_is_read_as_a_file_is(tmp_path, address):
         assert scene.georeference == Georeference(UTM, NORTH_UP)
 
 
-@pytest.mark.parametrize(("name", "reason"), [("missing", "404"), ("stall", "gave no answer for 1 s")])
-def test_addresses_that_fail_are_one_line_without_secrets(address, name, reason):
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("missing", "404"), ("stall", "gave no answer for 1 s"), ("whole", r"\(Range\)\. Download it")],
+)
+def test_addresses_that_fail_are_one_line_without_secrets(tmp_path, address, name, reason):
+    write(tmp_path / "whole.tif", rgb(500, 500))
     url = f"http://user:secret@{address}/{name}.tif?signature=secret"
     with pytest.raises(ImageError, match=reason) as error:
         open_scene(url, timeout_s=1)

@@ -136,6 +136,11 @@ class Address:
             known = "it does not exist. Check the address; upper and lower case differ"
         if is_bucket and known is not None:
             return ImageError(f"{self.name} cannot be read: {known}.")
+        if self.remote and re.search("not recognized as being in a supported|Range downloading", reason):
+            return ImageError(
+                f"{self.name} cannot be read: it is not a raster, or its server ignores requests for parts "
+                "of a file (Range). Download it, and pass the file."
+            )
         if self.remote:
             return ImageError(
                 f"{self.name} cannot be read: {reason}. It does not exist, or its server refused, failed or "
