@@ -249,21 +249,23 @@ class Scene:
         """Add undeclared fill to the mask, and return the values of corners that may be fill."""
         if self._reader.driver in _SEQUENTIAL and self.height * self.width > _SEARCHED_PIXELS:
             return ()
-        bands, is_damaged = sorted(set(self._bands)), False
+        bands, end = sorted(set(self._bands)), self.height
+        is_sequential = self._reader.driver in _SEQUENTIAL
 
         def read(window: Window) -> npt.NDArray[Any]:
-            nonlocal is_damaged
-            try:
-                values: npt.NDArray[Any] = self._reader.read(bands, window=window.slices)
-            except RasterioError as error:
-                if self._address.is_fatal(error):
-                    raise
-                is_damaged = True
-                values = np.full((len(bands), window.height, window.width), np.nan)
-            return values
+            nonlocal end
+            if window.row + window.height <= end:
+                try:
+                    values: npt.NDArray[Any] = self._reader.read(bands, window=window.slices)
+                    return values
+                except RasterioError as error:
+                    if self._address.is_fatal(error):
+                        raise
+                    end = window.row if is_sequential else end
+            return np.full((len(bands), window.height, window.width), np.nan)
 
         fill = find_fill(read, self.height, self.width, self._rows)
-        if is_damaged and self._reader.driver in _SEQUENTIAL:
+        if end < self.height:
             self._reader.close()  # it would not report the damage again
             self._reader = open_raster(self._address.text)
         missing = missing_blocks(self._reader, bands, fill.inside)
