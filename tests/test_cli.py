@@ -16,11 +16,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from fake_runtime import make_card
 from landcover import cli
 from landcover.errors import DataError, OutputError, UsageError
-from landcover.model.card import model_digest
-from onnx_models import save_exported
 
 
 def invoke(*words):
@@ -327,18 +324,6 @@ def test_models_lists_what_is_bundled_and_can_be_trained():
     assert {model["name"] for model in listed["shipped"]} >= {"starter", "best"}
     assert {"starter", "best", "demo"} <= set(listed["presets"])
     assert [encoder["name"] for encoder in listed["encoders"]] == ["test_resnet"]
-    shown = invoke("models", "test_resnet").stdout
-    assert "starter" in shown
-    assert max(map(len, shown.splitlines())) <= 80
-
-
-def test_info_describes_an_exported_file(tmp_path):
-    file = save_exported(tmp_path / "m.onnx", make_card(gsd=0.5))
-    card = json.loads(invoke("info", str(file), "--json", "-").stdout)
-    assert card["sha256"] == model_digest(file)
-    assert (card["preprocessing"]["gsd"], card["precision"]) == (0.5, "fp32")
-    shown = invoke("info", str(file)).stdout
-    assert all(text in shown for text in (str(card["sha256"])[:16], "forest", "0.5"))
 
 
 @pytest.mark.parametrize(

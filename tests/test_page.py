@@ -28,6 +28,7 @@ from imagefiles import save_raster
 from landcover.data.synthetic import make_scene
 from landcover.errors import ModelError, OutputError
 from landcover.model.card import read_card, resolve_model
+from landcover.model.runtimes import open_model
 from landcover.page import FOLDER, RUNTIME, build_page, serve_page, write_page
 from landcover.postprocess.sieve import remove_small_regions
 from onnx_models import save_exported
@@ -41,6 +42,12 @@ def model(tmp_path_factory):
     imagery = read_card(resolve_model("starter")).imagery
     card = make_card(window_px=512, overlap_px=128).model_copy(update={"imagery": imagery})
     return save_exported(tmp_path_factory.mktemp("model") / "tiny.onnx", card)
+
+
+@pytest.fixture(scope="module")
+def runtime(model):
+    """The model, open: it is compiled once for images of one size."""
+    return open_model(model)
 
 
 @pytest.fixture(scope="module")
@@ -354,7 +361,7 @@ NOTED = r"\d+ at the \w+ \([-\d(), ]+\)|the one value [-\d(), ]+\d|\d+ blocks of
 
 @pytest.mark.browser
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_format_is_read_as_predict_reads_it(empty, model, name, tmp_path):
+def test_a_format_is_read_as_predict_reads_it(empty, runtime, name, tmp_path):
     make, options = FORMATS[name]
     file = make(tmp_path / name)
     empty.set_input_files("#files", str(file))
@@ -384,7 +391,8 @@ def test_a_format_is_read_as_predict_reads_it(empty, model, name, tmp_path):
             empty.select_option("#scaling", "percentile")
         empty.click("#go")
     empty.wait_for_selector("#result:not([hidden])")
-    (made,) = lc.predict([file], model, tmp_path / "out", lc.PredictOptions(map_format="tif", **options)).maps
+    chosen = lc.PredictOptions(map_format="tif", **options)
+    (made,) = lc.predict([file], runtime, tmp_path / "out", chosen).maps
     (expected,) = (tmp_path / "out").glob("*.tif")
     with rasterio.open(save(empty, "tif", tmp_path / "map.tif")) as own, rasterio.open(expected) as other:
         index, reference = own.read(1), other.read(1)
