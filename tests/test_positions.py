@@ -121,3 +121,23 @@ def test_names_that_lead_nowhere_are_one_line(tmp_path, name):
     result = predict([name], RUNTIME, tmp_path, PredictOptions(gsd=1))
     (reason,) = result.failed.values()
     assert "\n" not in reason
+
+
+def test_a_netcdf_of_longitude_and_latitude_names_what_is_missing_before_the_work(tmp_path):
+    image = photo(40, 50)
+    with netcdf_file(tmp_path / "a.nc", "w") as file:
+        for name, length in (("band", 3), ("lat", 40), ("lon", 50)):
+            file.createDimension(name, length)
+        for name, unit, values in (
+            ("lat", "degrees_north", 50 + 5e-6 * np.arange(40)),  # from the south
+            ("lon", "degrees_east", 7 + 5e-6 * np.arange(50)),
+        ):
+            axis = file.createVariable(name, "d", (name,))
+            axis[:], axis.units, axis.standard_name = values, unit, unit
+        rgb = file.createVariable("rgb", "i", ("band", "lat", "lon"))
+        rgb[:] = np.moveaxis(image[::-1], 2, 0)
+    model, options = ColourRuntime(card=make_card()), PredictOptions(scaling=(0, 255))
+    with pytest.raises(lc.UsageError, match=r"a\.nc: it has a position but no coord.*--crs EPSG:CODE"):
+        predict([tmp_path / "a.nc"], model, tmp_path / "maps", options)
+    with open_scene(tmp_path / "a.nc", scaling=(0, 255), crs=UTM) as scene:
+        assert np.array_equal(scene.read_rows(0, 40).image, image)

@@ -225,7 +225,7 @@ def find_tasks(
             )
     joined = crowded = 0
     for number, (image, relative, folder) in enumerate(found):
-        georeference, raster_gsd, size, reason, position, _ = headers(image)
+        georeference, raster_gsd, size, reason, position, dtypes = headers(image)
         file = Path(subdataset_file(str(image)) or image)
         stem = out / relative.parent / relative.stem.removesuffix(IMAGE_END)
         map_format = choose_map_format(options.map_format, georeferenced=georeference is not None)
@@ -238,7 +238,8 @@ def find_tasks(
         )
         if scale is None and options.gsd is None:
             with suppress(DataError):  # not imagery: skipped when it is read, with the reason
-                image_size(file)
+                if not dtypes:
+                    image_size(file)
                 unknown.append(f"{image}: {reason}" if reason else str(image))
         scale = scale or Scale(model_gsd, "assumed")
         target = stem.with_name(stem.name + MASK_END + map_format.suffix)
