@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from fake_runtime import ColourRuntime, make_card
 from landcover.cli import build
-from landcover.data import dataset, verify
+from landcover.data import folder, verify
 from landcover.errors import DataError, MaskError, OutputError, SplitError, UsageError
 from landcover.evaluation import EvaluateOptions, evaluate
 from landcover.evaluation.estimators import bootstrap_interval
@@ -223,10 +223,8 @@ def test_model_is_scored_at_the_size_of_the_masks_and_its_maps_are_kept(tmp_path
 @pytest.mark.parametrize("work", ["verify", "evaluate"])
 def test_a_picture_is_decoded_once(tmp_path, monkeypatch, work):
     root = write_data(tmp_path / "data", {"val/1": halves(WATER, FOREST, 64)}, gsd=1.0)
-    decoded, read = [], dataset.read_picture
-    monkeypatch.setattr(
-        dataset, "read_picture", lambda path, **how: decoded.append(path) or read(path, **how)
-    )
+    decoded, read = [], folder.read_picture
+    monkeypatch.setattr(folder, "read_picture", lambda path, **how: decoded.append(path) or read(path, **how))
     if work == "verify":
         assert verify(root).ok
     else:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from datafolders import MINIATURES, image_of, truth_of, write_folder, write_image, write_mask
 from landcover.data import open_dataset
-from landcover.data.dataset import FolderDataset
+from landcover.data.folder import FolderDataset
 from landcover.data.layouts import discover
 from landcover.errors import ConfigError, DataError, UsageError, is_plain
 from landcover.legend import DEEPGLOBE, LandClass, Legend

@@ -14,7 +14,7 @@ from imagefiles import PLACE, class_index, photo, save, save_raster
 from landcover.cli import build
 from landcover.config import dump_yaml, load_config
 from landcover.data import open_dataset, prepare
-from landcover.data.dataset import FolderDataset
+from landcover.data.folder import FolderDataset
 from landcover.errors import OutputError, UsageError
 from landcover.evaluation import EvaluateOptions, evaluate
 from landcover.evaluation.temperature import labelled_cells

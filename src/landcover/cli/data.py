@@ -142,7 +142,7 @@ def prepare(
     """Decode a data folder once, into a cache that --data takes."""
     from landcover.data import open_dataset
     from landcover.data import prepare as make_cache
-    from landcover.data.dataset import FolderDataset
+    from landcover.data.folder import FolderDataset
 
     shapes = None
     if labels is not None:
@@ -234,7 +234,7 @@ def legend(
     force: _options.Force = False,
 ) -> None:
     """Write landcover.yaml with the values or colours of a folder's masks, to be completed with names."""
-    from landcover.data.dataset import describe_legend
+    from landcover.data.settings import describe_legend
 
     path, text = describe_legend(
         data,

@@ -5,16 +5,12 @@ each that has pixels without imagery followed by (height, width) of 0 (there) an
 masks as (height, width) class indices; and ``index.json``, written last.
 """
 
-import hashlib
-import math
 import os
-import stat
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PureWindowsPath
-from typing import Annotated, Any, Literal, NamedTuple, Unpack
+from typing import Annotated, Any, Literal, Unpack
 
 import numpy as np
 from affine import Affine
@@ -26,23 +22,16 @@ from landcover.config import Config
 from landcover.data.dataset import (
     DataOptions,
     Dataset,
-    FolderDataset,
-    count_classes,
     crop,
     describe_reading,
-    open_folder,
 )
 from landcover.data.fingerprints import Fingerprint, hash_pixels
+from landcover.data.folder import open_folder
 from landcover.data.layouts import Item, SceneTile
-from landcover.errors import DataError, OutputError, UsageError
+from landcover.errors import DataError, UsageError
 from landcover.io import Mask
-from landcover.io.files import atomic_path, is_temporary, remove_temporary, write_text
-from landcover.io.locks import locked_folder
-from landcover.io.readahead import parallel_map
 from landcover.legend import Legend
-from landcover.machine import check_disk
 from landcover.model.card import FINGERPRINT_BYTES
-from landcover.progress import track
 from landcover.raster import Georeference, Reading
 from landcover.raster.bands import RGB
 from landcover.scale import check_gsd
@@ -287,7 +276,7 @@ def _open_cache(path: Path, **options: Unpack[DataOptions]) -> CacheDataset:
     legend, gsd = options.get("legend"), options.get("gsd")
     if options.get("labels") is not None:
         raise UsageError(f"{path} is a cache, which has its labels; expected the folder of scenes.")
-    dataset = _dataset(path, _read_index(path))
+    dataset = cached_dataset(path, read_index(path))
     given, own = options.get("reading") or Reading(), dataset.reading
     if any(getattr(given, name) not in (getattr(Reading(), name), getattr(own, name)) for name in READ_WITH):
         raise UsageError(
@@ -302,7 +291,8 @@ def _open_cache(path: Path, **options: Unpack[DataOptions]) -> CacheDataset:
     return dataset if gsd is None else replace(dataset, gsd=check_gsd(gsd), gsd_from_raster=False)
 
 
-def _dataset(path: Path, index: Index) -> CacheDataset:
+def cached_dataset(path: Path, index: Index) -> CacheDataset:
+    """Return the data set that an index describes."""
     source = Path(index.source)
     return CacheDataset(
         root=path,
@@ -329,7 +319,8 @@ def _dataset(path: Path, index: Index) -> CacheDataset:
     )
 
 
-def _read_index(path: Path) -> Index:
+def read_index(path: Path) -> Index:
+    """Read and check the index of a cache, and the sizes of its files."""
     again = f"Run landcover prepare again, with --force, to replace {path}."
     if not (path / INDEX).is_file():
         raise DataError(f"{path} is an incomplete cache: it has no {INDEX}. {again}")
@@ -360,231 +351,4 @@ def _read_index(path: Path) -> Index:
         size = (path / name).stat().st_size if (path / name).is_file() else 0
         if size != expected:
             raise DataError(f"{path / name} has {size} bytes; expected {expected}. {again}")
-    return index
-
-
-class Prepared(NamedTuple):
-    """A cache, and whether it was written now or was already up to date."""
-
-    dataset: CacheDataset
-    written: bool
-
-
-def prepare(
-    path: str | Path | Dataset, out: str | Path, *, force: bool = False, **options: Unpack[DataOptions]
-) -> Prepared:
-    """Decode a data folder into a cache, unless the cache is up to date.
-
-    Needs a byte of disk per band of an image pixel and 1 per mask pixel: 18 + 6 MB per 2448 x 2448 pair of
-    RGB and mask; one more for images with pixels without imagery.
-
-    Args:
-        path: The data folder, or one that is open.
-        out: The cache folder to make.
-        force: Whether to replace a cache that was made from other files or with other settings.
-        **options: See :class:`~landcover.data.dataset.DataOptions`.
-
-    Raises:
-        DataError: If files cannot be decoded, or images and their masks differ in size; it names them. An
-            existing cache stays as it is.
-        OutputError: If ``out`` has other content and ``force`` is off, or cannot be written.
-
-    Example:
-        >>> folder = make_dataset("data", scenes=3, size=64)
-        >>> prepared = lc.prepare(folder, "cache")
-        >>> prepared.written, lc.open_dataset("cache").gsd
-        (True, 0.5)
-    """
-    out, source = Path(out), open_dataset(path, **options)
-    if not isinstance(source, FolderDataset):
-        raise UsageError(
-            f"{source.root} is a cache already; expected the folder of images that it was made from."
-        )
-    scenes = source.scenes
-    about = About(
-        layout=source.layout,
-        gsd=source.gsd,
-        legend=source.legend.to_dict(),
-        mask_legend=source.mask_legend.to_dict(),
-        scenes=None if scenes is None else {key: (t.scene, t.row, t.col) for key, t in scenes.items()},
-        scene_table=source.scene_table,
-        **{name: getattr(source.reading, name) for name in READ_WITH},
-        labels=None if source.vector is None else str(source.vector.source[1:]),
-        gsd_from_raster=source.gsd_from_raster,
-        crs=tuple(sorted({place.georeference.crs.to_wkt() for place in source.places.values()})),
-    )
-    is_foreign = out.exists() and (not out.is_dir() or not all(map(is_temporary, out.iterdir())))
-    if is_foreign and not is_cache(out):
-        raise OutputError(f"{out} exists already and is not a cache. Choose a new or empty folder.")
-    with locked_folder(out):
-        if is_cache(out):
-            try:
-                present = _read_index(out)
-            except DataError:  # damaged
-                present = None
-            if present is not None and _up_to_date(present, about, source):
-                return Prepared(_dataset(out, present), written=False)
-            incomplete = not (out / INDEX).exists() and all(
-                path.name in (IMAGES, MASKS) or is_temporary(path) for path in out.iterdir()
-            )
-            if not force and not incomplete:  # an incomplete one is what a killed process left
-                raise OutputError(
-                    f"{out} is a cache of other files, made with other settings, or damaged. "
-                    "Choose another output, or pass --force to replace it."
-                )
-        return Prepared(_dataset(out, _write(source, about, out)), written=True)
-
-
-def _up_to_date(index: Index, about: About, source: FolderDataset) -> bool:
-    """Return whether a cache has these settings and files, by size and time or by size and hash."""
-
-    def same(file: Path | None, known: Source | None) -> bool:
-        if file is None or known is None:
-            return file is None and known is None
-        status = _status(file)
-        return (_below(file, source.root), status.st_size) == (known.path, known.size) and (
-            status.st_mtime_ns == known.mtime_ns or _sha256(file) == known.sha256
-        )
-
-    def same_labels(item: Item, known: Source | None) -> bool:
-        if source.vector is None or item.mask is None or known is None:
-            return same(item.mask, known)
-        return _shapes_source(source, item, item.mask) == known
-
-    entries = {entry.key: entry for entry in index.items}
-    return (
-        index.about == about
-        and entries.keys() == {item.key for item in source.items}
-        and all(
-            same(item.image, entries[item.key].image) and same_labels(item, entries[item.key].mask)
-            for item in source.items
-        )
-    )
-
-
-def _shapes_source(source: FolderDataset, item: Item, file: Path) -> Source:
-    """Return the shapes that label an item as a source; files of several layers or parts are one by it."""
-    assert source.vector is not None
-    shapes = source.vector.to_bytes(item.key)
-    digest = hashlib.sha256(shapes).hexdigest()
-    return Source(path=_below(file, source.root), size=len(shapes), mtime_ns=0, sha256=digest)
-
-
-def _below(file: Path, root: Path) -> str:
-    """Return the path of a file from a folder; labels may be elsewhere."""
-    if file.is_relative_to(root):
-        return file.relative_to(root).as_posix()
-    return Path(os.path.relpath(file.absolute(), root.absolute())).as_posix()
-
-
-def _status(file: Path) -> os.stat_result:
-    try:
-        status = file.stat()
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror}.") from error
-    if not stat.S_ISREG(status.st_mode):  # /dev/zero would never end
-        raise DataError(f"{file} is a device or a pipe; expected an image or a mask. Delete it.")
-    return status
-
-
-def _sha256(file: Path) -> str:
-    try:
-        with file.open("rb") as content:
-            return hashlib.file_digest(content, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror}.") from error
-
-
-def _write(source: FolderDataset, about: About, out: Path) -> Index:
-    def describe(file: Path) -> Source:
-        status = _status(file)
-        path = _below(file, source.root)
-        return Source(path=path, size=status.st_size, mtime_ns=status.st_mtime_ns, sha256=_sha256(file))
-
-    def decode(item: Item) -> tuple[Entry, UInt8Array, BoolArray | None, Mask | None] | DataError:
-        try:
-            image_source = describe(item.image)
-            mask_source = None
-            if item.mask is not None and source.vector is None:
-                mask_source = describe(item.mask)
-            elif item.mask is not None:
-                mask_source = _shapes_source(source, item, item.mask)
-            image, valid = source.read_imagery(item)
-            mask = None if item.mask is None else source.labels_within(item, valid)
-            read = [(item.image, image_source)]
-            if item.mask is not None and mask_source is not None and source.vector is None:
-                read.append((item.mask, mask_source))
-            for file, known in read:
-                status = _status(file)
-                if (status.st_size, status.st_mtime_ns) != (known.size, known.mtime_ns):
-                    return DataError(f"{file} was changed while it was read. Run prepare again.")
-        except DataError as error:
-            return error
-        place = source.georeference(item)
-        entry = Entry(
-            key=item.key,
-            part=item.part,
-            height=image.shape[0],
-            width=image.shape[1],
-            image=image_source,
-            image_offset=0,
-            mask=mask_source,
-            mask_offset=0,
-            class_pixels=tuple(count_classes(mask.index, source.legend).tolist()) if mask else (),
-            off_palette=mask.off_palette if mask else 0,
-            pixels_hash=hash_pixels(image).hex(),
-            transform=None if place is None else tuple(place.transform)[:6],
-            crs=None if place is None else about.crs.index(place.crs.to_wkt()),
-        )
-        return entry, image, valid, mask
-
-    if out.is_dir():
-        for leftover in filter(is_temporary, out.iterdir()):
-            remove_temporary(leftover)
-    need = 0
-    for item in source.items:
-        with suppress(DataError):  # reported when it is decoded
-            need += math.prod(source.size(item)) * (source.reading.channels + (item.mask is not None))
-    check_disk(out, need, f"The cache of {source.root}")
-    entries: list[Entry] = []
-    faults: list[str] = []
-    images_bytes = masks_bytes = 0
-    with (
-        atomic_path(out / IMAGES, force=True) as images_path,
-        atomic_path(out / MASKS, force=True) as masks_path,
-        images_path.open("xb") as images,
-        masks_path.open("xb") as masks,
-    ):
-        decoded = parallel_map(decode, source.items)
-        for result in track(decoded, "Decoding", total=len(source.items)):
-            if isinstance(result, DataError):
-                faults.append(str(result))
-                continue
-            entry, image, valid, mask = result
-            offsets = {"image_offset": images_bytes, "mask_offset": masks_bytes}
-            images_bytes += images.write(np.ascontiguousarray(image).data)
-            if valid is not None and not valid.all():
-                offsets["valid_offset"] = images_bytes
-                images_bytes += images.write(np.ascontiguousarray(valid).data)
-            entries.append(entry.model_copy(update=offsets))
-            if mask is not None:
-                masks_bytes += masks.write(np.ascontiguousarray(mask.index).data)
-        if len(faults) == 1:
-            raise DataError(faults[0])
-        if faults:
-            more = [] if len(faults) <= 20 else [f"And {len(faults) - 20} more; landcover verify lists all."]
-            raise DataError(
-                " ".join([f"{len(faults)} items cannot be used; no cache was made.", *faults[:20], *more])
-            )
-        (out / INDEX).unlink(missing_ok=True)  # so that the old index never describes new pixels
-    index = Index(
-        format="landcover-cache",
-        version=VERSION,
-        source=str(source.root.resolve()),
-        about=about,
-        images_bytes=images_bytes,
-        masks_bytes=masks_bytes,
-        items=tuple(entries),
-    )
-    write_text(out / INDEX, index.model_dump_json(indent=1), force=True)
     return index

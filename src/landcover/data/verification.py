@@ -10,8 +10,9 @@ import numpy as np
 
 from landcover._typing import Int8Array, Int64Array
 from landcover.data.cache import open_dataset
-from landcover.data.dataset import DataOptions, Dataset, FolderDataset, count_classes
+from landcover.data.dataset import DataOptions, Dataset, count_classes
 from landcover.data.fingerprints import hash_pixels
+from landcover.data.folder import FolderDataset
 from landcover.data.layouts import LAYOUTS, Item, Layout, vector_hint
 from landcover.data.leakage import Borders, Leak, borders, find_leaks, near_copies, perceptual_hashes
 from landcover.data.splits import advice_on_splits

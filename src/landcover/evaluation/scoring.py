@@ -14,7 +14,8 @@ from pydantic import BeforeValidator, InstanceOf
 from landcover._typing import Int64Array, UInt8Array
 from landcover.config import INPUT, PROCESSING, PRODUCTS, REPORTS, Option, Options, with_deprecated
 from landcover.data import Dataset, Item, open_dataset, select
-from landcover.data.dataset import DataOptions, read_as
+from landcover.data.dataset import DataOptions
+from landcover.data.folder import read_as
 from landcover.errors import MaskError, UsageError
 from landcover.evaluation.boundary import (
     BOUNDARY_TOLERANCE,

@@ -16,8 +16,9 @@ import numpy as np
 from landcover import __version__
 from landcover._typing import BoolArray, Float32Array, Float64Array, IntArray, UInt8Array
 from landcover.data import Dataset, Item, open_dataset, select
-from landcover.data.dataset import DataOptions, read_as
+from landcover.data.dataset import DataOptions
 from landcover.data.fingerprints import image_set
+from landcover.data.folder import read_as
 from landcover.errors import DataError, ModelError, OutputError, UsageError
 from landcover.evaluation.calibration import Reliability
 from landcover.evaluation.overlap import training_overlap

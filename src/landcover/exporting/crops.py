@@ -10,7 +10,7 @@ import numpy as np
 
 from landcover._typing import UInt8Array
 from landcover.data import Dataset, Item, open_dataset, select
-from landcover.data.dataset import read_as
+from landcover.data.folder import read_as
 from landcover.data.synthetic import GSD, make_scene
 from landcover.errors import UsageError
 from landcover.model.preprocessing import Preprocessing, resample_image

@@ -358,7 +358,7 @@ def products(task: Task, options: PredictOptions) -> list[Path]:
 
 def _settings_gsd(folder: Path) -> float | None:
     """Return the GSD in the nearest ``landcover.yaml`` in or above a folder."""
-    from landcover.data.dataset import read_settings
+    from landcover.data.settings import read_settings
 
     files = (above / SETTINGS_FILE for above in (folder, *folder.parents))
     nearest = next((file for file in files if file.is_file()), None)
