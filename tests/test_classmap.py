@@ -81,6 +81,12 @@ def test_tags_that_name_no_classes_are_refused(tmp_path, listing):
     assert is_plain(str(error.value))
 
 
+def test_a_map_with_lossy_compression_is_refused(tmp_path):
+    path = save_raster(tmp_path / "a.tif", some_index().clip(0, 6), compress="jpeg")
+    with pytest.raises(MaskError, match="JPEG"), open_class_map(path, DEEPGLOBE):
+        pass
+
+
 def test_a_pipe_is_no_map(tmp_path):
     """Opening one would wait for ever."""
     os.mkfifo(tmp_path / "map.tif")

@@ -521,6 +521,13 @@ def test_two_images_for_a_mask_are_not_guessed(tmp_path, folders):
         open_dataset(tmp_path, legend=THREE)
 
 
+def test_predictions_beside_labels_are_not_images(tmp_path):
+    save(tmp_path / "predictions/1.png", OWN)
+    save(tmp_path / "labels/1.png", OWN)
+    with pytest.raises(DataError, match=r"landcover\.yaml"):
+        open_dataset(tmp_path, legend=THREE)
+
+
 def test_of_masks_as_values_and_as_colours_the_values_are_read(tmp_path):
     save(tmp_path / "original/1.png", DUBAI[OWN])
     save(tmp_path / "label_semantic/1.png", OWN)

@@ -70,6 +70,8 @@ _DRIVERS = {
 }
 _BLANKS = b"\xef\xbb\xbf \t\r\n"
 """What may precede XML and JSON."""
+_ROUNDED = 0.5
+"""Error of a compression from which on it changes whole numbers."""
 _WEBP = ("WEBP",)
 _VRT = ("VRT",)
 _FORMATS = "GeoTIFF, VRT, JPEG, PNG, WebP, GIF, JPEG 2000, netCDF, HDF5"
@@ -188,6 +190,18 @@ INVERTED = (
 def is_inverted(raster: DatasetReader) -> bool:
     """Report whether 0 is white in a GeoTIFF; GDAL returns its values as they are stored."""
     return raster.driver == "GTiff" and "MINISWHITE" in raster.tags(ns="IMAGE_STRUCTURE")
+
+
+def lossy_compression(raster: DatasetReader) -> str:
+    """Return the name of a compression that may have changed whole numbers; an empty text if none has."""
+    structure = raster.tags(ns="IMAGE_STRUCTURE")
+    name = structure.get("COMPRESSION", "JPEG 2000" if raster.driver.startswith("JP2") else raster.driver)
+    is_lossy = (
+        structure.get("COMPRESSION_REVERSIBILITY") == "LOSSY"
+        or name in ("JPEG", "YCbCr JPEG")
+        or float(structure.get("MAX_Z_ERROR", 0)) >= _ROUNDED
+    )
+    return str(name) if is_lossy else ""
 
 
 def sample_bits(raster: DatasetReader, band: int) -> int:

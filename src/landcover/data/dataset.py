@@ -68,6 +68,8 @@ class Dataset(ABC):
         >>> image, valid = dataset.read_imagery(item)  # valid: where there is imagery, None: everywhere
         >>> image.shape, valid, dataset.georeference(item)
         ((64, 64, 3), None, None)
+        >>> dataset.may_lack_imagery(item), dataset.labels_within(item, valid).index.shape
+        (True, (64, 64))
         >>> dataset.known_gsd("training"), dataset.sides(item), len(dataset.by_source(dataset.items))
         (0.5, (0.5, 0.5), 1)
     """

@@ -40,7 +40,7 @@ def pair_by_words(root: Path, paths: Sequence[str]) -> Pairs:
     for path in filter(_PICTURE.fullmatch, paths):
         role, key = _role(path)
         by_key.setdefault(key, {}).setdefault(role, []).append(path)
-    _add_neutral_folder(by_key)
+    _add_neutral_folder(root, by_key)
     pairs: dict[str, str | None] = {}
     lossy: list[str] = []
     missing: list[str] = []
@@ -73,19 +73,23 @@ def pair_by_words(root: Path, paths: Sequence[str]) -> Pairs:
     return Pairs(pairs, missing)
 
 
-def _add_neutral_folder(by_key: dict[tuple[str, ...], dict[str, list[str]]]) -> None:
+def _add_neutral_folder(root: Path, by_key: dict[tuple[str, ...], dict[str, list[str]]]) -> None:
     """Where a set has masks but no images by words, take files as images that differ in one folder's name.
 
-    They are of a role of their own; of two such files for a mask neither is taken.
+    They may not hold labels themselves, such as predictions. Of two files for a mask neither is taken.
     """
     if not any("mask" in roles for roles in by_key.values()) or any("image" in r for r in by_key.values()):
         return
-    neutral = [(key, roles) for key, roles in by_key.items() if roles.keys() == {""}]
-    for key, roles in neutral:
-        for number in range(len(key) - 1):
-            other = by_key.get(key[:number] + key[number + 1 :], {})
-            if "mask" in other:
-                other.setdefault("image", []).extend(roles[""])
+    neutral = [(key, roles[""]) for key, roles in by_key.items() if roles.keys() == {""}]
+    found = [
+        (roles, files)
+        for key, files in neutral
+        for number in range(len(key) - 1)
+        if "mask" in (roles := by_key.get(key[:number] + key[number + 1 :], {}))
+    ]
+    if not all(_holds_labels(root / path) for _, files in found[:4] for path in files):
+        for roles, files in found:
+            roles.setdefault("image", []).extend(files)
 
 
 def _folder_and_suffix(path: str) -> tuple[str, str]:

@@ -42,7 +42,7 @@ _IMAGE_WORDS = r"images?|imgs?|rgb|jpegimages|leftimg8bit|inputs?|aerial|ortho|p
 _IMAGE_FOLDERS = rf"{_IMAGE_WORDS}|x|sat|top|src"
 _MASK_WORDS = (
     r"masks?|msks?|\d*labels?|lbls?|annotations?|annotated|annot|ann|gts?|targets?|segs?|"
-    r"segmentation(?:s|class)?|semantic|groundtruth|truth|labelids|classes"
+    r"segmentation(?:s|class)?|semantic|groundtruth|truth"
 )
 _MASK_FOLDERS = rf"{_MASK_WORDS}|y|map|sem"
 
@@ -60,7 +60,9 @@ def role_of(words: Iterable[str], *, in_file: bool = False) -> Literal["image", 
         ('mask', 'image', '')
     """
     words = list(words)
-    masks, images = (_MASK_WORDS, rf"{_IMAGE_WORDS}|sat") if in_file else (_MASK_FOLDERS, _IMAGE_FOLDERS)
+    masks, images = _MASK_FOLDERS, _IMAGE_FOLDERS
+    if in_file:
+        masks, images = rf"{_MASK_WORDS}|labelids|classes", rf"{_IMAGE_WORDS}|sat"
     if any(re.fullmatch(masks, word) for word in words):
         return "mask"
     return "image" if any(re.fullmatch(images, word) for word in words) else ""

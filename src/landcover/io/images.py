@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,16 +30,11 @@ from landcover.errors import DataError, ImageError, LandcoverError, foreign_reas
 from landcover.io.discovery import MAX_PIXELS
 from landcover.legend import CLASS_NAMES
 
-if TYPE_CHECKING:
-    from rasterio.io import DatasetReader
-
 T = TypeVar("T")
 
 _HEAD_BYTES = 1 << 16
 _ORIENTATION = 0x0112
 _DECODING_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error)
-_ROUNDED = 0.5
-"""Error of a compression from which on it changes whole numbers."""
 _LEAST_ALPHA = 32
 """An alpha band whose highest value is smaller, but not 0, is not one."""
 _WITH_EXIF: dict[str, Callable[[Path], ImageFile]] = {
@@ -227,7 +222,7 @@ def _raster_size(path: Path) -> tuple[int, int]:
 def _decode_raster(path: Path) -> Picture:
     from rasterio.enums import ColorInterp, MaskFlags
 
-    from landcover._gdal import is_inverted, other_colours, sample_bits
+    from landcover._gdal import is_inverted, lossy_compression, other_colours, sample_bits
 
     with _open_raster(path) as raster:
         meanings = raster.colorinterp
@@ -263,24 +258,12 @@ def _decode_raster(path: Path) -> Picture:
             pixels,
             palette,
             outside=None if mask is None else mask == 0,
-            lossy=_lossy_compression(raster),
+            lossy=lossy_compression(raster),
             depth=depth,
             is_map=CLASS_NAMES in raster.tags(),
             is_inverted=is_inverted(raster),
             not_labels=not_labels,
         )
-
-
-def _lossy_compression(raster: "DatasetReader") -> str:
-    """Return the name of a compression that may have changed the values; an empty text if none has."""
-    structure = raster.tags(ns="IMAGE_STRUCTURE")
-    name = structure.get("COMPRESSION", "JPEG 2000" if raster.driver.startswith("JP2") else "")
-    is_lossy = (
-        structure.get("COMPRESSION_REVERSIBILITY") == "LOSSY"
-        or name in ("JPEG", "YCbCr JPEG")
-        or float(structure.get("MAX_Z_ERROR", 0)) >= _ROUNDED
-    )
-    return name if is_lossy else ""
 
 
 def _wrong_colours(found: str) -> RefusedError:
