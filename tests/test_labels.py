@@ -529,7 +529,7 @@ def test_predictions_beside_labels_are_not_images(tmp_path):
 
 
 def test_of_masks_as_values_and_as_colours_the_values_are_read(tmp_path):
-    save(tmp_path / "original/1.png", DUBAI[OWN])
+    save(tmp_path / "original/1.png", np.random.default_rng(0).integers(0, 255, (SIZE, SIZE, 3)))
     save(tmp_path / "label_semantic/1.png", OWN)
     save(tmp_path / "color_masks/1.png", DUBAI[OWN])
     (item,) = open_dataset(tmp_path, legend=THREE).items
