@@ -4,12 +4,16 @@ BIN := .venv/bin
 # tests/conftest.py says which tests stay on one worker, and puts long files first.
 PYTEST := $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo test check lint docs env clean
+.PHONY: demo test check lint pytest docs env clean
 
 demo: env
 	$(BIN)/landcover demo --out demo
 
-test: lint
+# mypy uses one core alone, so it runs beside the tests.
+test: env
+	$(MAKE) --jobs=2 lint pytest
+
+pytest: env
 	$(PYTEST)
 
 # The fast loop of a developer: without the tests that tests/conftest.py names as slow.
