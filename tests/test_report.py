@@ -14,15 +14,14 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 from typer.testing import CliRunner
 
+from fake_runtime import make_card
 from landcover import cli
 from landcover.errors import DataError, ModelError, OutputError, UsageError
 from landcover.evaluation import EvaluateOptions, evaluate
 from landcover.evaluation.report import ImageScore
 from landcover.io import read_mask
 from landcover.legend import DEEPGLOBE, LandClass, Legend
-from landcover.model import ModelConfig
-from landcover.model.card import ModelCard, model_digest, save_model
-from landcover.model.preprocessing import Preprocessing
+from landcover.model.card import model_digest, save_model
 from landcover.reporting import report
 from landcover.reporting.collect import collect, read_evaluation, read_run
 from landcover.reporting.figures import Curve, line_chart, matrix, nice_ticks, reliability_chart
@@ -185,7 +184,7 @@ def test_legend_comes_from_the_json_else_from_what_is_built_in(tmp_path):
 def test_the_card_of_the_best_model_is_read_and_a_damaged_one_told(tmp_path):
     run = write_run(tmp_path / "run")
     own = Legend("own", (LandClass("sea", (1, 2, 3)), LandClass("land", (4, 5, 6))), None)
-    card = make_card(own)
+    card = make_card(gsd=0.75, legend=own).model_copy(update={"licence": "research only"})
     assert read_run(run).legend is DEEPGLOBE
     save_model(run / "best.safetensors", {"w": np.zeros(3, np.float32)}, card)
     assert read_run(run).legend == own
@@ -195,17 +194,6 @@ def test_the_card_of_the_best_model_is_read_and_a_damaged_one_told(tmp_path):
     (run / "best.safetensors").write_bytes((run / "best.safetensors").read_bytes()[:40])
     with pytest.raises(ModelError):
         read_run(run)
-
-
-def make_card(legend):
-    return ModelCard(
-        model=ModelConfig(encoder="mobilenetv2_100"),
-        legend=legend,
-        preprocessing=Preprocessing(gsd=0.75, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2)),
-        window_px=256,
-        overlap_px=64,
-        licence="research only",
-    )
 
 
 @given(st.floats(1e-9, 1e9), st.integers(1, 12))
@@ -381,7 +369,7 @@ def test_the_page_says_why_there_are_no_pictures(tmp_path, changes, said):
 )
 def test_a_number_on_the_images_that_chose_the_step_is_told(tmp_path, keep, split, data, same, told):
     run = write_run(tmp_path / "run")
-    card = make_card(DEEPGLOBE).model_copy(
+    card = make_card().model_copy(
         update={
             "recipe": {"validation": {"keep": keep}},
             "scores": ({"split": "scenes-k5@0:val"},),
