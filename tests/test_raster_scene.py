@@ -236,9 +236,10 @@ def test_near_infrared_that_is_tagged_alpha_is_not_a_mask(tmp_path):
         ("wavelengths", ("0.842", "0.49", "0.56", "0.665")),
     ],
 )
-def test_band_names_come_before_order(tmp_path, how, names):
+@pytest.mark.parametrize("photometric", ["minisblack", "rgb"])  # which GDAL also invents
+def test_band_names_come_before_order(tmp_path, how, names, photometric):
     bands = RNG.integers(1, 256, (4, 30, 40), dtype=np.uint8)
-    path = write(tmp_path / "a.tif", bands, photometric="minisblack")
+    path = write(tmp_path / "a.tif", bands, photometric=photometric)
     with rasterio.open(path, "r+") as target:
         for band, name in enumerate(names, 1):
             if how == "descriptions":
@@ -264,11 +265,14 @@ def test_band_names_come_before_order(tmp_path, how, names):
         (("Blue", "Green", "Red", "red-edge 1"), (3, 2, 1), ()),
         (("nir", "red", "green"), (1, 2, 3), ("nir, red, green", "1, 2, 3", "--bands")),
         (("Band 1", "Band_2", "3"), (1, 2, 3), ()),
+        (("N", "B", "G", "R"), (4, 3, 2), ()),
+        (("Blau", "Grün", "Rot"), (1, 2, 3), ("Blau, Grün, Rot", "1, 2, 3", "--bands")),
     ],
 )
-def test_names_of_sensors_tell_the_colours_or_are_listed(tmp_path, names, taken, note):
+@pytest.mark.parametrize("photometric", ["minisblack", "rgb"])
+def test_names_of_sensors_tell_the_colours_or_are_listed(tmp_path, names, taken, note, photometric):
     bands = RNG.integers(1, 256, (len(names), 20, 30), dtype=np.uint8)
-    path = write(tmp_path / "a.tif", bands, photometric="minisblack")
+    path = write(tmp_path / "a.tif", bands, photometric=photometric)
     with rasterio.open(path, "r+") as target:
         target.descriptions = names
     with open_scene(path) as scene:
