@@ -1,18 +1,21 @@
 """Kill drivers and workers of fleets at random moments, run the plans again, and compare all bytes.
 
     python tools/fleet_chaos.py --kills 100 --scenes 200 --large 3
-    python tools/fleet_chaos.py --kills 100 --scenes 200 --large 3 --engine ray
+    python tools/fleet_chaos.py --kills 100 --scenes 200 --large 3 --engine ray --bucket
 
 A fleet is planned over procedural scenes and run by ``landcover.fleet`` in a process of its own with two
 workers. At a random number of published files, and a random moment later, the driver or one of its workers
 gets SIGKILL; a new driver continues. With ``--engine ray`` the workers are actors on two nodes of a cluster
-here, of which one may be killed, too, and is replaced. When the plan is complete, every file of the store
-must be that of an undisturbed run, and none may be left over. This is repeated until all kills are done.
+here, of which one may be killed, too, and is replaced. With ``--bucket`` the store is in a server of S3 here,
+whose requests may also fail: ten at a time, answered by an error, half or not at all. When the plan is
+complete, every file of the store must be that of an undisturbed run in a folder, and none may be left over.
+This is repeated until all kills are done.
 Linux only.
 """
 
 import argparse
 import hashlib
+import importlib
 import json
 import os
 import random
@@ -24,7 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -93,13 +96,49 @@ def make_world(folder: Path, small: int, large: int) -> Path:
     return store
 
 
-def tree(store: Path) -> dict[str, str]:
-    """Return the digest of every file of a store but the records of runs, hidden ones too."""
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Return every file of a folder but the records of runs, hidden ones too."""
     return {
-        path.relative_to(store).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in store.rglob("*")
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
         if path.is_file() and path.parent.name != "runs"
     }
+
+
+class Target:
+    """The store that a fleet is run in, a folder or a bucket."""
+
+    def __init__(self, folder: Path, proxy: Any = None) -> None:
+        from landcover.storage.store import Store, open_store
+
+        self._folder, self._proxy = folder, proxy
+        self.address = "s3://maps/out" if proxy else str(folder)
+        self._store: Store = open_store(self.address)
+        if proxy:  # for all others
+            os.environ["AWS_ENDPOINT_URL"] = proxy.address
+
+    def fill(self, planned: Path) -> None:
+        """Empty it, and put a plan into it."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        for key in [*self._store.list("")]:
+            self._store.delete(key)
+        for key, data in files_of(planned).items():
+            self._store.put(key, data)
+
+    def published(self) -> int:
+        """Return the number of receipts."""
+        return sum(key.endswith(".json") for folder in ("maps", "parts") for key in self._store.list(folder))
+
+    def digests(self) -> dict[str, str]:
+        """Return the digest of every file but the records of runs."""
+        keys = [key for key in self._store.list("") if not key.startswith("runs/")]
+        found = {key: self._store.read(key) for key in keys} if self._proxy else files_of(self._folder)
+        return {key: hashlib.sha256(data).hexdigest() for key, data in found.items()}
+
+    def spoil(self, chance: random.Random) -> None:
+        """Let the next requests fail."""
+        kinds, methods = ["500", "503:SlowDown", "lost", "cut"], ["PUT", "GET", "HEAD", "DELETE"]
+        self._proxy.faults[:] = [(chance.choice(kinds), chance.choice(methods), 1) for _ in range(10)]
 
 
 class Nodes:
@@ -142,18 +181,10 @@ class Nodes:
         return found
 
 
-def start(store: Path, log: Path, nodes: Nodes | None) -> subprocess.Popen[bytes]:
+def start(store: str, log: Path, nodes: Nodes | None) -> subprocess.Popen[bytes]:
     """Start a driver."""
-    command = [sys.executable, __file__, "--drive", str(store), "--log", str(log)]
+    command = [sys.executable, __file__, "--drive", store, "--log", str(log)]
     return subprocess.Popen(command + (["--cluster", nodes.address] if nodes else []))
-
-
-def published(store: Path) -> int:
-    """Return the number of receipts."""
-    from landcover.storage.store import open_store
-
-    found = open_store(store)
-    return sum(key.endswith(".json") for folder in ("maps", "parts") for key in found.list(folder))
 
 
 def children(pid: int) -> list[int]:
@@ -163,37 +194,55 @@ def children(pid: int) -> list[int]:
 
 
 def fleet(
-    world: Path, planned: Path, chance: random.Random, kills: int, nodes: Nodes | None
-) -> tuple[list[str], Path]:
-    """Run one fleet under at most so many kills; return whom they hit, and the store."""
-    store, log = world / "out", world / "log"
+    world: Path, planned: Path, chance: random.Random, kills: int, nodes: Nodes | None, target: Target
+) -> list[str]:
+    """Run one fleet under at most so many kills and bursts of faults; return what they hit."""
+    log = world / "log"
     hit: list[str] = []
+    others: list[str] = (["node"] * 2 if nodes else []) + (
+        ["store"] if target.address.startswith("s3:") else []
+    )
     (units,) = planned.glob("plan-*.jsonl")
     most = len(units.read_bytes().splitlines()) // 8  # so that a fleet is killed often
-    shutil.rmtree(store, ignore_errors=True)
-    shutil.copytree(planned, store)
+    target.fill(planned)
     while True:
-        driver = start(store, log, nodes)
+        driver = start(target.address, log, nodes)
         while len(hit) < kills and driver.poll() is None:
-            before, more, pause = published(store), chance.randint(0, most), chance.uniform(0, 0.3)
-            while driver.poll() is None and abs(published(store) - before) < more:
-                time.sleep(0.005)
+            before, more, pause = target.published(), chance.randint(0, most), chance.uniform(0, 0.3)
+            while driver.poll() is None and abs(target.published() - before) < more:
+                time.sleep(0.05 if "store" in others else 0.005)
             time.sleep(pause)
             if driver.poll() is not None:
                 break
             workers = nodes.actors() if nodes else children(driver.pid)[1:]  # first: its tracker
-            victim = chance.choice([driver.pid, *workers, *([0, 0] if nodes else [])])
-            if nodes and victim == 0:
-                nodes.kill(chance)
+            victims: list[int | str] = [driver.pid, *workers, *others]
+            victim = chance.choice(victims)
+            if isinstance(victim, int):
+                hit.append("driver" if victim == driver.pid else "worker")
+                with suppress(ProcessLookupError):  # it has just ended
+                    os.kill(victim, signal.SIGKILL)
             else:
-                os.kill(victim, signal.SIGKILL)
-            hit.append({0: "node", driver.pid: "driver"}.get(victim, "worker"))
+                hit.append(victim)
+                if victim == "store":
+                    target.spoil(chance)
+                elif nodes:
+                    nodes.kill(chance)
             if victim == driver.pid:
                 driver.wait()
         if driver.wait() == 0:
             break
     time.sleep(0.5)  # workers of killed drivers end with their unit
-    return hit, store
+    return hit
+
+
+@contextmanager
+def spoiled_server() -> Iterator[Any]:
+    """Run a server of S3 that this process reaches directly; yield the proxy that others go through."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    tests: Any = importlib.import_module("object_storage")
+    with tests.s3_server() as address, tests.FaultProxy(address) as proxy:
+        os.environ |= {**tests.ENVIRONMENT, "AWS_ENDPOINT_URL": address}
+        yield proxy
 
 
 def main() -> None:
@@ -204,6 +253,7 @@ def main() -> None:
     parser.add_argument("--large", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--engine", choices=["local", "ray"], default="local")
+    parser.add_argument("--bucket", action="store_true")
     parser.add_argument("--drive", help=argparse.SUPPRESS)
     parser.add_argument("--log", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--cluster", help=argparse.SUPPRESS)
@@ -213,19 +263,24 @@ def main() -> None:
     path = os.pathsep.join(filter(None, (str(ROOT / "src"), os.environ.get("PYTHONPATH"))))
     os.environ |= {"OMP_NUM_THREADS": "1", "LANDCOVER_NO_MODEL_CACHE": "1", "PYTHONPATH": path}
     memory = Path("/dev/shm")  # flushing to a disk takes most of the time
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as name:
+    with (
+        tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as name,
+        spoiled_server() if arguments.bucket else nullcontext() as proxy,
+    ):
         world, chance = Path(name), random.Random(arguments.seed)
         planned = make_world(world, arguments.scenes, arguments.large)
         units = json.loads((planned / "plan.json").read_text())["units"]
-        nodes = Nodes(world) if arguments.engine == "ray" else None
-        _, store = fleet(world, planned, chance, 0, None)
-        reference = tree(store)
+        undisturbed = Target(world / "undisturbed")
+        fleet(world, planned, chance, 0, None, undisturbed)
+        reference = undisturbed.digests()
         (world / "log").unlink()
+        target = Target(world / "out", proxy)
+        nodes = Nodes(world) if arguments.engine == "ray" else None
         hit: list[str] = []
         fleets, failures = 0, []
         while len(hit) < arguments.kills:
-            now, store = fleet(world, planned, chance, arguments.kills - len(hit), nodes)
-            hit, fleets, found = hit + now, fleets + 1, tree(store)
+            now = fleet(world, planned, chance, arguments.kills - len(hit), nodes, target)
+            hit, fleets, found = hit + now, fleets + 1, target.digests()
             for file in sorted(found.keys() | reference.keys()):
                 if found.get(file) != reference.get(file):
                     failures.append(f"fleet {fleets}: {file} is missing, left over or another one")
@@ -236,6 +291,7 @@ def main() -> None:
         ("kills of the driver", hit.count("driver")),
         ("kills of a worker", hit.count("worker")),
         ("kills of a node of Ray", hit.count("node")),
+        ("bursts of ten failing requests", hit.count("store")),
         ("fleets", f"{fleets} of {arguments.scenes} small scenes and {arguments.large} large ones"),
         ("units of all fleets", fleets * units),
         ("units begun again", f"{work - fleets * units} ({100 * (work / (fleets * units) - 1):.1f} %)"),
