@@ -288,11 +288,14 @@ def test_masked_pixels_and_the_fill_value_are_nodata(model):
     masked = np.ma.masked_array(image, one_band | hole[..., None])
     for result in (
         model.predict(masked, gsd=0.5),
-        model.predict(data_array(image, ("y", "x", "band")).assign_attrs(_FillValue=7), gsd=0.5),
+        model.predict(data_array(image, ("y", "x", "band")).assign_attrs(_FillValue=np.array([7])), gsd=0.5),
     ):
         assert np.array_equal(result.class_map == NODATA, hole)
         assert (result.class_map == expected)[30:, 40:].all()
         assert sum(area.pixels for area in result.areas) == (~hole).sum()
+    for fill in ([0, 1], "none"):
+        with pytest.raises(lc.UsageError, match="_FillValue"):
+            model.predict(data_array(image, ("y", "x", "band")).assign_attrs(_FillValue=fill), gsd=0.5)
     plain = np.ma.masked_array(image)
     assert np.array_equal(model.predict(plain, gsd=0.5).class_map, model.predict(image, gsd=0.5).class_map)
 

@@ -92,6 +92,10 @@ def test_unit_after_unit_that_is_refused_stops_the_run(tmp_path, monkeypatch):
         run(tmp_path / "out", Refusing(tmp_path / "out"))
     assert len([*(tmp_path / "out/failed").iterdir()]) == 3
     assert run(tmp_path / "out").done == 2
+    lost = min((tmp_path / "out/maps").glob("*_mask.png"))
+    lost.unlink()
+    again = run(tmp_path / "out")  # also beside failed units
+    assert (len(again.failed), again.missing, again.complete) == (3, [f"maps/{lost.name}"], False)
 
 
 def test_damage_and_warnings_of_a_scene_are_reported(tmp_path, caplog):

@@ -300,7 +300,7 @@ def test_the_same_seed_gives_the_same_run_whatever_the_loaders(data, run, tmp_pa
 
 
 def test_the_configuration_may_be_the_name_of_a_preset_or_a_file(data, run, tmp_path):
-    again = train(str(run / "config.yaml"), data=data, out=tmp_path / "again")
+    again = train(run / "config.yaml", data=data, out=tmp_path / "again")
     assert load_config(TrainConfig, again.folder / "config.yaml") == load_config(
         TrainConfig, run / "config.yaml"
     )

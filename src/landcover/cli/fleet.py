@@ -137,9 +137,9 @@ def fleet_run(
             plan,
         )
     if summary.failed:
-        log.warning("%d units failed; see landcover fleet failed %s", len(summary.failed), plan)
+        log.warning("%s failed; see landcover fleet failed %s", counted(len(summary.failed), "unit"), plan)
     if summary.damaged:
-        log.warning("%d maps have no data where their scenes are damaged.", len(summary.damaged))
+        log.warning("%s with nodata where scenes are damaged.", counted(len(summary.damaged), "map"))
     if summary.failed or summary.damaged or summary.missing or (share == (0, 1) and not summary.complete):
         raise typer.Exit(1)
 

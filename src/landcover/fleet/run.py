@@ -220,10 +220,12 @@ class Run:
             self._give_up(job, outcome)
             self._refusals += outcome.state != "fault"
             if self._refusals >= REFUSALS:
+                again = "after a repair, with --retry"
+                if outcome.state == "changed":
+                    again = "to map what changed, plan again into another store"
                 raise DataError(
                     f"{self._refusals} units were refused one after the other, the last because: "
-                    f"{outcome.reason} Run the plan again to go on with the others, or, after a repair, with "
-                    "--retry."
+                    f"{outcome.reason} Run the plan again to go on with the others; or, {again}."
                 )
 
     def _give_up(self, job: _Job, outcome: Outcome) -> None:
@@ -267,21 +269,20 @@ class Run:
     def _finish(self) -> None:
         """Look for all maps, and write the collection if they are published."""
         store, summary = self._store, self._summary
-        keys = {hash(key) for key in store.list("maps") if _MAP_OR_ITEM.search(key)}
-        if summary.failed or len(keys) < self._plan.scenes:
+        items, alone = set[int](), set[str]()  # alone: without its map or item, as far as they are listed
+        for key in store.list("maps"):
+            if match := _MAP_OR_ITEM.search(key):
+                if match[2]:
+                    items.add(hash(key))
+                other = key.removesuffix(".json") if match[2] else f"{key}.json"
+                alone ^= {other if other in alone else key}
+        lost = (key.removesuffix(".json") for key in sorted(alone) if key.endswith(".json"))
+        # A map that was published during the listing may not be in it.
+        summary.missing += [key for key in lost if not store.exists(key)]
+        if summary.failed or summary.missing or len(items) < self._plan.scenes:
             return
-        is_published = True
-        for _, unit, _ in read_units(store, self._plan):
-            if unit.blocks is None:
-                is_published &= hash(unit.item) in keys
-                # A map that was published during the listing may not be in it.
-                if (
-                    hash(unit.item) in keys
-                    and hash(unit.output) not in keys
-                    and not store.exists(unit.output)
-                ):
-                    summary.missing.append(unit.output)
-        summary.complete = is_published and not summary.missing
+        units = (unit for _, unit, _ in read_units(store, self._plan) if unit.blocks is None)
+        summary.complete = all(hash(unit.item) in items for unit in units)
         if not summary.complete or store.exists(COLLECTION):
             return
         model = json.loads(store.read(self._plan.model_item))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, SupportsFloat, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -238,8 +238,14 @@ class Model:
         elif isinstance(image, DataArray):
             pixels, place = _read_array(image, bands)
             fill = image.attrs.get("_FillValue", image.encoding.get("_FillValue"))
-            if isinstance(fill, SupportsFloat):
-                valid = np.asarray((pixels != float(fill)).any(axis=-1))
+            if fill is not None:
+                try:
+                    (value,) = np.unique(np.asarray(fill, np.float64))
+                except (TypeError, ValueError):
+                    raise UsageError(
+                        f"The _FillValue of the DataArray is {fill!r}; expected one number. Set it in .attrs."
+                    ) from None
+                valid = np.asarray((pixels != value).any(axis=-1))
         else:
             raise UsageError(
                 f"Cannot predict {type(image).__name__}. Expected a uint8 array (height, width, "

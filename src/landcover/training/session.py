@@ -78,7 +78,7 @@ class TrainResult:
 
 
 def train(
-    config: TrainConfig | str,
+    config: TrainConfig | str | Path,
     *,
     data: str | Path | Dataset,
     out: str | Path,
@@ -131,8 +131,8 @@ def train(
         >>> run.step, lc.open_model("run").classes == lc.DEEPGLOBE.scored_names
         (1, True)
     """
-    if isinstance(config, str):
-        config = load_preset(config)
+    if not isinstance(config, TrainConfig):
+        config = load_preset(str(config))
     folder = Path(out)
     start = None if init is None else Path(init)
     if config.freeze and start is None and config.weights is None:
