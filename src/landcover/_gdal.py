@@ -194,14 +194,28 @@ def is_inverted(raster: DatasetReader) -> bool:
 
 def lossy_compression(raster: DatasetReader) -> str:
     """Return the name of a compression that may have changed whole numbers; an empty text if none has."""
+    if raster.driver.startswith("JP2"):  # in damaged files GDAL searches for it without end
+        return "JPEG 2000" if _is_irreversible(Path(raster.name)) else ""
     structure = raster.tags(ns="IMAGE_STRUCTURE")
-    name = structure.get("COMPRESSION", "JPEG 2000" if raster.driver.startswith("JP2") else raster.driver)
+    name = structure.get("COMPRESSION", raster.driver)
     is_lossy = (
         structure.get("COMPRESSION_REVERSIBILITY") == "LOSSY"
         or name in ("JPEG", "YCbCr JPEG")
         or float(structure.get("MAX_Z_ERROR", 0)) >= _ROUNDED
     )
     return str(name) if is_lossy else ""
+
+
+def _is_irreversible(path: Path) -> bool:
+    """Return whether a JPEG 2000 file has the wavelets of lossy compression, by its segment COD."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(_TEXT_BYTES)
+    start = head.find(b"\xff\x4f\xff\x51") + 2
+    while start > 1 and start + 13 < len(head) and head[start : start + 2] != b"\xff\x52":
+        start += 2 + max(2, int.from_bytes(head[start + 2 : start + 4], "big"))
+    return start > 1 and start + 13 < len(head) and head[start + 13] == 0
 
 
 def sample_bits(raster: DatasetReader, band: int) -> int:
