@@ -8,12 +8,15 @@ import pytest
 from PIL import Image
 
 from datafolders import MINIATURES, image_of, truth_of, write_folder, write_image, write_mask
+from imagefiles import save
 from landcover.data import open_dataset, prepare, verify
 from landcover.data.cache import CacheDataset
+from landcover.data.vectorlabels import VectorSource
 from landcover.errors import DataError, OutputError, UsageError
 from landcover.evaluation import evaluate
 from landcover.io import read_image
 from landcover.legend import DEEPGLOBE, LandClass, Legend
+from landcover.raster import Reading
 from landcover.training.data import load_training_data
 from landcover.windows import Window
 
@@ -282,7 +285,19 @@ def test_an_open_dataset_takes_no_other_options(tmp_path):
     ):
         with pytest.raises(UsageError, match="Pass legend, gsd to open_dataset"):
             use(legend=turned, gsd=9)
-    assert open_dataset(dataset, gsd=2, legend=DEEPGLOBE) is dataset
+    same = {"gsd": np.float64(2), "legend": DEEPGLOBE, "reading": Reading(), "labels": None}
+    assert open_dataset(dataset, **same) is dataset
+
+
+def test_an_open_dataset_takes_its_own_labels_only(tmp_path):
+    save(tmp_path / "a.png", np.zeros((8, 8, 3), np.uint8))
+    shape = {"label": "house", "points": [[1, 1], [5, 1], [5, 5]]}
+    (tmp_path / "a.json").write_text(json.dumps({"imagePath": "a.png", "shapes": [shape]}))
+    source = VectorSource(tmp_path / "a.json", background="other")
+    dataset = open_dataset(tmp_path / "a.png", labels=source, gsd=1)
+    assert open_dataset(dataset, labels=source) is dataset
+    with pytest.raises(UsageError, match="Pass labels to open_dataset"):
+        open_dataset(dataset, labels=source._replace(background=None))
     with pytest.raises(TypeError, match="gds"):
         prepare(dataset, tmp_path / "cache", gds=9)
     assert not (tmp_path / "cache").exists()

@@ -528,6 +528,32 @@ def test_predictions_beside_labels_are_not_images(tmp_path):
         open_dataset(tmp_path, legend=THREE)
 
 
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        (("rgb/t1", "rgb/t1_m"), ("seg/t1_m",)),
+        (("rgb/a_l", "rgb/a_r"), ("seg/a_l", "seg/a_r")),
+        (("rgb/t1", "rgb/t1_m"), ("seg/t1", "seg/t1_m")),
+        (("tiles/1", "tiles/1_m"), ("labels/1", "labels/1_m")),
+    ],
+)
+def test_a_letter_of_a_tile_s_name_is_not_that_of_masks(tmp_path, images, masks):
+    for name in images:
+        save(tmp_path / f"{name}.png", np.random.default_rng(0).integers(0, 255, (SIZE, SIZE, 3)))
+    for name in masks:
+        save(tmp_path / f"{name}.png", OWN)
+    items = open_dataset(tmp_path, legend=THREE).labelled
+    assert [item.mask for item in items] == [tmp_path / f"{name}.png" for name in masks]
+    assert all(item.image.name == item.mask.name for item in items)
+
+
+def test_imagery_with_quicklooks_is_not_labelled(tmp_path):
+    for suffix in ("jpg", "tif"):
+        save(tmp_path / f"1.{suffix}", np.random.default_rng(0).integers(0, 255, (SIZE, SIZE, 3)))
+    with pytest.raises(DataError, match=r"1\.tif and .*1\.jpg"):
+        open_dataset(tmp_path, legend=THREE)
+
+
 def test_of_masks_as_values_and_as_colours_the_values_are_read(tmp_path):
     save(tmp_path / "original/1.png", np.random.default_rng(0).integers(0, 255, (SIZE, SIZE, 3)))
     save(tmp_path / "label_semantic/1.png", OWN)

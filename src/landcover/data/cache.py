@@ -261,9 +261,12 @@ def open_dataset(path: str | Path | Dataset, **options: Unpack[DataOptions]) -> 
     if unknown := sorted(options.keys() - known):
         raise TypeError(f"Found the options {', '.join(unknown)}; expected some of {', '.join(known)}.")
     if isinstance(path, Dataset):
-        defaults = None, Reading()
+        vector = getattr(path, "vector", None)
+        own = {**vars(path), "labels": vector and vector.source}
         given = [
-            name for name, value in options.items() if value not in (*defaults, getattr(path, name, None))
+            name
+            for name, value in options.items()
+            if value is not None and value != own.get(name) and (name, value) != ("reading", Reading())
         ]
         if given:
             raise UsageError(f"{path.root} is open already. Pass {', '.join(given)} to open_dataset instead.")

@@ -64,7 +64,7 @@ class CombinedDataset(Dataset):
         return mask._replace(index=np.take(table, mask.index))
 
     def may_lack_imagery(self, item: Item) -> bool:
-        """Return whether pixels of an image lack imagery."""
+        """Return whether pixels of an image may lack imagery."""
         dataset, own, _ = self.sources[item.key]
         return dataset.may_lack_imagery(own)
 

@@ -170,7 +170,7 @@ class Dataset(ABC):
         """As :meth:`labels`, with the mask of valid pixels of an image that is decoded already."""
 
     def may_lack_imagery(self, item: Item) -> bool:
-        """Return whether :meth:`labels_within` needs the mask of valid pixels of an image."""
+        """Return whether :meth:`labels_within` needs valid pixels: some may lack imagery."""
         return False
 
     @abstractmethod

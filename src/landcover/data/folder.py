@@ -94,7 +94,7 @@ class FolderDataset(Dataset):
         return crop(image, window), None if valid is None else crop(valid, window)
 
     def may_lack_imagery(self, item: Item) -> bool:
-        """Return whether pixels of an image lack imagery, by its file or as fill."""
+        """Return whether pixels of an image may lack imagery, by its file or as fill."""
         if self._is_picture(item):
             return self.reading.fill == "nodata" or is_masked(item.image)
         with self._open(item) as scene:

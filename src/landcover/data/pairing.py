@@ -40,6 +40,7 @@ def pair_by_words(root: Path, paths: Sequence[str]) -> Pairs:
     for path in filter(_PICTURE.fullmatch, paths):
         role, key = _role(path)
         by_key.setdefault(key, {}).setdefault(role, []).append(path)
+    _remove_letters(by_key)
     _add_neutral_folder(root, by_key)
     pairs: dict[str, str | None] = {}
     lossy: list[str] = []
@@ -73,6 +74,29 @@ def pair_by_words(root: Path, paths: Sequence[str]) -> Pairs:
     return Pairs(pairs, missing)
 
 
+def _remove_letters(by_key: dict[tuple[str, ...], dict[str, list[str]]]) -> None:
+    """Give masks NAME_l and NAME_m the key of NAME.
+
+    Where words state masks, these must be just the files with a letter: else t1_m may be a tile of its own.
+    Where no word does, single files in lossless formats are the masks, if there is NAME.
+    """
+    lettered = [key for key in by_key if "_" in key[-1] and key[-1].rpartition("_")[2] in _LETTERS]
+    masks = [key for key, roles in by_key.items() if "mask" in roles]
+    if masks and (masks != lettered or any(by_key[key].keys() != {"mask"} for key in masks)):
+        return
+    for key in lettered:
+        named, files = (*key[:-1], key[-1].rpartition("_")[0]), next(iter(by_key[key].values()))
+        is_mask = key in masks or (
+            named in by_key
+            and by_key[key].keys() == {""}
+            and len(files) == 1
+            and _folder_and_suffix(files[0])[1] in MASK_SUFFIXES
+        )
+        if is_mask:
+            del by_key[key]
+            by_key.setdefault(named, {}).setdefault("mask", []).extend(files)
+
+
 def _add_neutral_folder(root: Path, by_key: dict[tuple[str, ...], dict[str, list[str]]]) -> None:
     """Where a set has masks but no images by words, take files as images that differ in one folder's name.
 
@@ -100,7 +124,7 @@ def _folder_and_suffix(path: str) -> tuple[str, str]:
 def pair_by_formats(root: Path, paths: Sequence[str]) -> Pairs:
     """Pair the files of one name in two formats.
 
-    A JPEG is the image; of two other formats the mask is found by the content of a few files, else by PNG.
+    The mask is found by the content of a few files, and is not a JPEG; else it is the PNG.
     """
     names: dict[str, list[str]] = {}
     for path in filter(_PICTURE.fullmatch, paths):
@@ -113,9 +137,10 @@ def pair_by_formats(root: Path, paths: Sequence[str]) -> Pairs:
     missing: list[str] = []
     for formats, found in by_formats.items():
         if len(set(formats)) == 2 == len(formats):
-            is_mask = [one not in (".jpg", ".jpeg") for one in formats]
-            if all(is_mask):
-                is_mask = [all(_holds_labels(root / files[n]) for files in found[:4]) for n in (0, 1)]
+            is_mask = [
+                one not in (".jpg", ".jpeg") and all(_holds_labels(root / files[n]) for files in found[:4])
+                for n, one in enumerate(formats)
+            ]
             if is_mask[0] == is_mask[1]:
                 is_mask = [one == ".png" for one in formats]
             if is_mask[0] != is_mask[1]:
@@ -144,13 +169,6 @@ def _role(path: str) -> tuple[str, tuple[str, ...]]:
         key += ["_".join(rest)] if rest else []
     words = words_of(PurePosixPath(name).stem)
     own = role_of(words, in_file=True)
-    if (
-        role != "image"
-        and len(words) > 1
-        and words[-1] in _LETTERS
-        and _folder_and_suffix(path)[1] in MASK_SUFFIXES
-    ):
-        own, words = "mask", words[:-1]
     if own == "mask" or not role:
         role = own or role
     if own:
