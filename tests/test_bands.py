@@ -307,6 +307,10 @@ def test_a_scaling_of_declared_units_is_refused_with_that_of_stored_values(tmp_p
     with pytest.raises(ImageError, match=r"0,0\.25; expected the stored values that become 0 and 255\.$"):
         open_scene(path, scaling=(0, 0.25))
     with rasterio.open(path, "r+") as file:
+        file.scales = (0,) * 3
+    with pytest.raises(ImageError, match=r"become 0 and 255\.$"):
+        open_scene(path, scaling=(0, 0.25))
+    with rasterio.open(path, "r+") as file:
         file.scales, file.offsets = (1e-4,) * 3, (-0.1,) * 3
     with pytest.raises(ImageError, match=r"--scaling 1000,3500\."):
         open_scene(path, scaling=(0, 0.25))

@@ -10,8 +10,10 @@ from PIL import Image
 from rasterio.windows import Window as RasterWindow
 
 from imagefiles import PLACE, photo, save, save_raster
+from landcover.data import open_dataset, verify
 from landcover.inference.options import PredictOptions
 from landcover.inference.plan import open_imagery, plan
+from landcover.legend import DEEPGLOBE, NODATA
 from landcover.model.preprocessing import any_within, mirrored, resample_image
 from landcover.raster import open_scene, read_picture
 from landcover.raster.fill import find_fill
@@ -63,13 +65,45 @@ def test_water_and_snow_that_touch_an_edge_are_imagery():
     assert (fill.inside, fill.lines, fill.corners) == (Window(0, 0, 90, 110), (), ((255, 255, 255),))
 
 
-@pytest.mark.parametrize(("width", "rows"), [(127, 0), (128, 30)])
+@pytest.mark.parametrize(("width", "rows"), [(127, 0), (128, 20)])
 def test_a_colour_along_a_short_edge_is_no_fill(width, rows):
     """It may be water or a roof in a small image."""
     coloured = noise(90, width)
-    coloured[:30] = 0, 255, 0
+    coloured[:20] = 0, 255, 0
     fill = find_fill(lambda w: np.moveaxis(coloured[w.slices], 2, 0), 90, width, 16)
     assert fill.inside == Window(rows, 0, 90 - rows, width)
+
+
+@pytest.mark.parametrize("turns", range(4))
+@pytest.mark.parametrize(("rows", "found"), [(40, 40), (41, 0), (90, 0), (160, 0)])
+def test_a_colour_in_a_large_part_is_flat_water(rows, found, turns):
+    sea = noise(160, 160)
+    sea[:rows] = 0, 38, 89
+    image = np.rot90(sea, turns)
+    fill = find_fill(lambda w: np.moveaxis(image[w.slices], 2, 0), 160, 160, 16)
+    assert [count for _, _, count in fill.lines] == [found] * (found > 0)
+    assert fill.corners == (((0, 38, 89),) if not found else ())
+
+
+@pytest.mark.parametrize("form", ["png", "tif"])
+def test_labelled_ground_of_one_colour_is_kept_and_what_is_not_is_reported(tmp_path, form):
+    for number in range(2):
+        image, classes = noise(180, 170, seed=number), np.full((180, 170, 3), 255, np.uint8)
+        image[:40] = 0, 38, 89
+        classes[:40] = 0, 0, 255
+        if number:
+            image[:, 160:] = 255
+        path = tmp_path / f"images/{number}.{form}"
+        save_raster(path, image, place=True) if form == "tif" else save(path, image)
+        save(tmp_path / f"masks/{number}.png", classes)
+    dataset = open_dataset(tmp_path, legend=DEEPGLOBE, gsd=0.5)
+    water = DEEPGLOBE.names.index("water")
+    first, second = (dataset.labels(item).index for item in dataset.items)
+    assert np.array_equal(first == water, np.arange(180)[:, None] < np.full(170, 40))
+    assert np.array_equal(second != NODATA, np.tile(np.arange(170) < 160, (180, 1)))
+    (note,) = verify(dataset).notes
+    assert f"1 of 2 images, most of all images/1.{form}" in note
+    assert "2.9 % of all pixels" in note
 
 
 @pytest.mark.parametrize(("width", "rows"), [(15, 0), (16, 5)])
@@ -120,12 +154,21 @@ def test_a_collar_of_a_colour_is_nodata_and_reported(tmp_path, form):
 
 
 @pytest.mark.parametrize(
-    ("value", "advice"), [(-9999, "--nodata -9999"), ((-9999, 5, 7), '-srcnodata "-9999 5 7"')]
+    ("value", "options", "advice"),
+    [
+        (-9999, {}, "--nodata -9999"),
+        ((-9999, 5, 7), {}, '-srcnodata "-9999 5 7"'),
+        ((-9999, 5, 7), {"place": False}, "--alpha"),
+        ((-9999, 5, 7, 9), {"bands": (3, 2, 1)}, "--alpha"),
+    ],
 )
-def test_corners_of_one_value_are_reported_and_not_in_percentiles(tmp_path, value, advice):
+def test_corners_of_one_value_are_reported_and_not_in_percentiles(tmp_path, value, options, advice):
+    bands, place = options.get("bands"), options.get("place", True)
     image = noise(dtype="int16")
+    image = image if bands is None else np.dstack([image, image[..., :1]])
     image[:20, :20] = value
-    with open_scene(save_raster(tmp_path / "a.tif", image, place=True), scaling="percentile") as scene:
+    path = save_raster(tmp_path / "a.tif", image, place=place)
+    with open_scene(path, scaling="percentile", bands=bands) as scene:
         assert valid_of(scene).all()
         assert any(advice in note for note in scene.warnings)
         assert scene.read_rows(40, 90).image.std() > 50

@@ -199,7 +199,34 @@ def test_files_of_several_folders_are_context_but_not_those_of_two_dates(tmp_pat
     found = plan([tmp_path / "dates"], tmp_path, PredictOptions(), model_gsd=0.5, window_px=WINDOW)
     joined = {str(task.map.parent.relative_to(tmp_path)): len(task.files) for task in found}
     assert joined == {"2020/1": 1, "2020/2": 2, "2021": 2, "2022": 1}
-    assert "3 of 8 images adjoin or overlap others where ground is shown twice" in caplog.text
+    assert "4 of 8 images adjoin or overlap others where ground is shown twice" in caplog.text
+
+
+def headers_of(boxes, grid=(0, 0)):
+    """Files of 8 x 8 pixels, (folder, row, col), on a grid of this shift."""
+    place = Georeference(UTM, Affine(0.5, 0, 500_000 + 0.5 * grid[1], 0, -0.5, 5_700_000 - 0.5 * grid[0]))
+    for folder, row, col in boxes:
+        yield Path(folder, f"{row}_{col}.tif"), Header(place.moved(row, col), 0.5, (8, 8), dtypes=("uint8",))
+
+
+@pytest.mark.parametrize("twins", [[], [("new", 0, 0)], [("new", 0, col) for col in range(0, 96, 8)]])
+def test_files_that_lack_neighbours_by_ground_that_is_shown_twice_are_counted(twins):
+    """Twelve tiles in a row, two in each folder, and none, one or all of them again in another folder."""
+    tiles = [(f"{col // 16}", 0, col) for col in range(0, 96, 8)]
+    neighbours = Neighbours(headers_of(tiles + twins))
+    widths = [neighbours.frame(number).width for number in range(12)]
+    assert widths == [16 if twins else 96] * 12
+    counts = {0: 0, 1: 11, 12: 10}  # of the tiles, all but the ends of the row lack one beyond the folder
+    assert neighbours.repeated == counts[len(twins)]
+
+
+def test_files_on_many_grids_have_neighbours():
+    rng = np.random.default_rng(0)
+    shifts = [*rng.uniform(0, 1, (60, 2)), (0, 0.999), (0.02, 0.001)]  # the last two are one grid
+    pairs = [[("a", 0, 400 * number), ("b", 0, 400 * number + 8)] for number in range(62)]
+    files = (file for pair, shift in zip(pairs, shifts, strict=True) for file in headers_of(pair, shift))
+    neighbours = Neighbours(files)
+    assert [neighbours.frame(number)[2:] for number in range(124)] == [(8, 16)] * 124
 
 
 def test_files_with_many_others_in_reach_are_mapped_alone(tmp_path, caplog):
@@ -229,7 +256,7 @@ def test_a_damaged_neighbour_is_left_out_and_named(tmp_path):
     assert second.damaged
     (note,) = [note for note in first.notes if "neighbour" in note]
     assert "1.tif" in note
-    assert str(tmp_path / "parts/1.tif") not in note  # maps do not depend on where files are
+    assert str(tmp_path) not in note.removeprefix(str(tmp_path / "parts/0.tif"))  # where files are
     assert not any("neighbour" in note for note in second.notes)
     strict = predict(
         [tmp_path / "parts"], ContextRuntime(**CARD), tmp_path / "strict", PredictOptions(strict=True)
@@ -241,7 +268,17 @@ def test_a_damaged_neighbour_is_left_out_and_named(tmp_path):
         strip = imagery.source.read_rows(0, 110, slice(0, WIDTH))
         assert strip.valid[:, :130].all()
         assert not strip.valid[:, 130:].any()
-        assert "1.tif" in imagery.source.warnings[-1]
+        note = imagery.source.warnings[-1]
+        assert "context: 1.tif" in note
+        assert str(tmp_path / "parts/1.tif") not in note
+    (tmp_path / "other").mkdir()
+    (tmp_path / "parts/1.tif").rename(tmp_path / "other/0.tif")
+    save_raster(tmp_path / "other/0.tif", image[:110, 130:], **place_of(0, 130))
+    task = plan([tmp_path], tmp_path / "maps", PredictOptions(), model_gsd=0.5, window_px=WINDOW)[-1]
+    (tmp_path / "other/0.tif").write_bytes(b"II*\0" + bytes(100))
+    with open_imagery(task, PredictOptions(), 0.5) as imagery:
+        imagery.source.read_rows(0, 110, slice(0, WIDTH))
+        assert "context: ../other/0.tif" in imagery.source.warnings[-1]
 
 
 def test_percentiles_are_those_of_the_file_itself(tmp_path):

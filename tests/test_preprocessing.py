@@ -96,13 +96,14 @@ def test_a_part_of_a_strip_is_that_of_the_whole(source, target, data):
 @pytest.mark.parametrize("scale", [0.3505, 0.45, 0.6, 2.3])
 @pytest.mark.parametrize("channels", [3, 4])
 def test_columns_of_a_part_are_exactly_those_of_the_whole(monkeypatch, scale, channels):
+    monkeypatch.setattr(preprocessing, "_WHOLE_COLS", 128)
     monkeypatch.setattr(preprocessing, "_PIECE_COLS", 64)
     image = np.random.default_rng(5).integers(0, 256, (40, 997, channels), dtype=np.uint8)
     target = preprocessing.scaled_size(image.shape[:2], scale)
     whole = resample_image(image, target)
-    monkeypatch.setattr(preprocessing, "_PIECE_COLS", 10_000)
+    monkeypatch.setattr(preprocessing, "_WHOLE_COLS", 10_000)
     assert np.abs(resample_image(image, target).astype(int) - whole).max() <= 1
-    monkeypatch.setattr(preprocessing, "_PIECE_COLS", 64)
+    monkeypatch.setattr(preprocessing, "_WHOLE_COLS", 128)
     for start in range(0, target[1] - 10, 37):
         cols = slice(start, min(start + 90, target[1]))
         needed = source_rows(cols, 997, target[1])

@@ -10,6 +10,8 @@ import type { Box } from "./sources";
 /** Shorter rows and columns may have one value by chance: black or white, or one colour. */
 const SHORTEST_PX = 16;
 const SHORTEST_COLOUR_PX = 128;
+/** Fraction of the height or width that rows or columns of a colour are at most: more is flat water. */
+const LARGEST_COLOUR = 0.25;
 const CORNER_PX = 16;
 const SIDES = ["top", "bottom", "left", "right"] as const;
 
@@ -125,7 +127,7 @@ function ends(start: number, stop: number, count: number, length: number): [Floa
 /**
  * Find rows and columns of pixels of one value at the four edges of a scene.
  *
- * Where the corners differ, as in imagery without fill, only the corners are read.
+ * Rows and columns of a colour are fill in a small part of a scene alone. Where the corners differ, as in imagery without fill, only the corners are read.
  *
  * @param step Rows to read at a time.
  */
@@ -137,7 +139,8 @@ export async function findFill(read: Read, size: Size, step: number): Promise<Fi
     // Rows that are fill but for columns of another value are found then.
     previous = lines.length;
     for (const side of SIDES) {
-      const [value, count] = await depth(read, [left, top, right, bottom], side, step);
+      const most = Math.floor(LARGEST_COLOUR * (side === "top" || side === "bottom" ? size.height : size.width));
+      const [value, count] = await depth(read, [left, top, right, bottom], side, step, most);
       if (!count) continue;
       lines.push([side, value, count]);
       if (side === "top") top += count;
@@ -170,8 +173,11 @@ function oneValue(planes: Numbers[]): Value | null {
   return isOne ? planes.map((plane) => plane[0]) : null;
 }
 
-/** Return the value of the rows or columns of fill at a side of a part, and their number. */
-async function depth(read: Read, part: Box, side: Side, step: number): Promise<[Value, number]> {
+/**
+ * Return the value of the rows or columns of fill at a side of a part, and their number. More than `most` of a colour
+ * are not fill.
+ */
+async function depth(read: Read, part: Box, side: Side, step: number, most: number): Promise<[Value, number]> {
   const [left, top, right, bottom] = part;
   const isRow = side === "top" || side === "bottom";
   const isLast = side === "bottom" || side === "right";
@@ -189,7 +195,8 @@ async function depth(read: Read, part: Box, side: Side, step: number): Promise<[
   };
 
   const value = oneValue(await readLines(0, 1, 0, 1));
-  if (value === null || (isColour(value) && length < SHORTEST_COLOUR_PX)) return [[], 0];
+  if (value === null || (isColour(value) && (length < SHORTEST_COLOUR_PX || !most))) return [[], 0];
+  const end = isColour(value) ? Math.min(lines, most + 1) : lines; // one more tells that there are too many
   for (const at of [length - 1, length >> 1]) {
     if (!isSame(value, oneValue(await readLines(0, 1, at, at + 1)))) return [value, 0];
   }
@@ -208,20 +215,20 @@ async function depth(read: Read, part: Box, side: Side, step: number): Promise<[
     return count;
   };
 
-  if (!isRow) {
-    let found = lines;
-    for (let start = 0; start < length && found; start += step) {
-      found = await leading(0, found, start, Math.min(start + step, length));
+  let total = isRow ? 0 : end;
+  if (isRow) {
+    let [found, count] = [1, 1];
+    while (total < end && found === count) {
+      count = Math.min(total ? step : 1, end - total);
+      found = await leading(total, count, 0, length);
+      total += found;
     }
-    return [value, found];
+  } else {
+    for (let start = 0; start < length && total; start += step) {
+      total = await leading(0, total, start, Math.min(start + step, length));
+    }
   }
-  let [total, found, count] = [0, 1, 1];
-  while (total < lines && found === count) {
-    count = Math.min(total ? step : 1, lines - total);
-    found = await leading(total, count, 0, length);
-    total += found;
-  }
-  return [value, total];
+  return [value, isColour(value) && total > most ? 0 : total];
 }
 
 /** Return which blocks of a part of a GeoTIFF were never written in any of some bands; null if all are there. */

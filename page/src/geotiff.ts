@@ -60,6 +60,7 @@ class Scene implements OpenedFile {
   private alphaNote: string | null = null;
   /** Smaller versions of the scene in the file. */
   private readonly reduced: GeoTIFFImage[] = [];
+  private values: "8-bit" | "whole" | "float" = "8-bit";
   private cache: { start: number; stop: number; strip: Strip } | null = null;
   private blockRows: number;
 
@@ -131,13 +132,9 @@ class Scene implements OpenedFile {
       throw new UserError(`${file.name} has bands of several types; expected imagery of one.`);
     }
     const isByte = bits[0] === 8 && formats[0] === 1;
+    scene.values = isByte ? "8-bit" : formats[0] === 3 ? "float" : "whole";
     scene.needsScaling = !isByte && !model.scaling;
-    if (isByte && Array.isArray(model.scaling) && model.scaling[1] > 255) {
-      throw new UserError(
-        `${file.name} has 8-bit pixels, which never reach the ${model.scaling[1]} of the model's scaling; expected ` +
-          "imagery of more bits. Add the original file.",
-      );
-    }
+    if (Array.isArray(model.scaling)) scene.checkScaling(model.scaling);
     scene.nodata = scene.ownNodata = image.getGDALNoData() ?? null;
     await scene.readPlace(value);
     await scene.findPages(tiff);
@@ -304,10 +301,27 @@ class Scene implements OpenedFile {
     const wanted = this.modelScaling ?? scaling;
     if (wanted === "percentile") this.range = await this.percentiles();
     else if (wanted) {
-      if (!(wanted[0] < wanted[1])) throw new UserError("The scaling must be two numbers in ascending order.");
+      this.checkScaling(wanted);
       this.range = wanted;
     } else if (this.needsScaling) {
       throw new UserError(`${this.name} does not have 8 bits per band. State which values become black and white.`);
+    }
+  }
+
+  /** Refuse two values that cannot be a scaling of the pixels, as check_scaling in landcover/raster/bands.py. */
+  private checkScaling([low, high]: readonly [number, number]): void {
+    if (!(low < high)) throw new UserError("The scaling must be two numbers in ascending order.");
+    if (this.values === "8-bit" && high > 255) {
+      throw new UserError(
+        `${this.name} has 8-bit pixels, which never reach the ${high} of the model's scaling; expected imagery of more ` +
+          "bits. Add the original file.",
+      );
+    }
+    if (this.values !== "float" && high - low < 1) {
+      throw new UserError(
+        `${this.name} has whole numbers, of which no two are within the scaling ${low},${high}; expected the stored ` +
+          "values that become black and white.",
+      );
     }
   }
 

@@ -85,9 +85,14 @@ class FolderDataset(Dataset):
         return None if header is None else header.georeference
 
     def read_imagery(self, item: Item, window: Window | None = None) -> tuple[UInt8Array, BoolArray | None]:
-        """Decode an image and cut the window out of it."""
+        """Decode an image and cut the window out of it.
+
+        Fill of one colour is not searched: a mask may label it as water.
+        """
         if self._is_picture(item):
-            image, valid, _ = read_picture(item.image, max_pixels=self.max_pixels, fill=self.reading.fill)
+            image, valid, _ = read_picture(
+                item.image, max_pixels=self.max_pixels, fill=self.reading.fill, colour_fill=False
+            )
         else:
             with self._open(item) as scene:
                 image, valid, _ = scene.read_rows(0, scene.height)
@@ -105,7 +110,7 @@ class FolderDataset(Dataset):
 
     def _open(self, item: Item) -> Scene:
         check_pixels(item.image, self.size(item), self.max_pixels)
-        return open_scene(item.image, **self.reading._replace(strict=True)._asdict())
+        return open_scene(item.image, **self.reading._replace(strict=True, colour_fill=False)._asdict())
 
     def fingerprint(self, item: Item) -> Fingerprint:
         """Hash the image file, and its pixels once they are decoded."""

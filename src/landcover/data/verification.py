@@ -1,7 +1,9 @@
 """Decode and check every pair of a data set: counts, faults, and leakage between subsets."""
 
+import math
 import os
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Unpack
@@ -59,7 +61,7 @@ class VerifyReport:
         mask_folders: By folder of masks: ``masks``, and the fractions of their pixels that are ``nodata``,
             ``unknown`` and ``off_palette``.
         forms: Number of masks of each form, see :class:`landcover.io.masks.Mask`; empty for a cache.
-        notes: What is probably wrong with the labels.
+        notes: What is probably wrong with the labels, and the fraction of pixels without imagery.
         class_share: Fraction of mask pixels of each class.
         class_share_by_part: The same by subset.
         duplicates: Groups of items whose images are identical, pixel for pixel.
@@ -118,6 +120,7 @@ class _Checked:
     class_pixels: Int64Array | None = None
     off_palette: int = 0
     nodata: int = 0
+    lacking: int = 0
     form: str | None = None
     borders: Borders | None = None
 
@@ -179,6 +182,7 @@ def verify(
             found.faults.append(Fault(below(item.image), str(error)))
         else:
             found.size = image.shape[0], image.shape[1]
+            found.lacking = 0 if valid is None else int(np.count_nonzero(~valid))
             found.image_hash = hash_pixels(image).hex()
             if has_subsets and (valid is None or valid.mean() > _MOSTLY):
                 found.hashes = perceptual_hashes(image)
@@ -210,6 +214,8 @@ def verify(
     )
     folders: defaultdict[str, Counter[str]] = defaultdict(Counter)
     forms: Counter[str] = Counter()
+    lacking: dict[str, int] = {}
+    pixels = 0
     work = track(parallel_map(check, dataset.items), "Checking", total=len(dataset.items))
     for item, result in zip(dataset.items, work, strict=True):
         tally = tallies[item.part or NO_PART]
@@ -220,6 +226,9 @@ def verify(
             if published.size not in (None, result.size):
                 odd_sizes.append(item.key)
             same_image[result.image_hash].append(item.key)
+            pixels += math.prod(result.size)
+            if result.lacking:
+                lacking[below(item.image)] = result.lacking
             if result.hashes is not None:
                 hashes[item.key] = result.hashes
             if result.borders is not None and same_image[result.image_hash] == [item.key]:
@@ -290,7 +299,7 @@ def verify(
             for name, counts in sorted(folders.items())
         },
         forms=dict(sorted(forms.items())),
-        notes=_notes(dataset, class_pixels, forms),
+        notes=_notes(dataset, class_pixels, forms) + _lacking_note(lacking, len(dataset.items), pixels),
         class_share=shares(class_pixels),
         class_share_by_part={name: shares(t.class_pixels) for name, t in parts.items() if t.pairs},
         duplicates=repeated,
@@ -322,3 +331,16 @@ def _notes(dataset: Dataset, class_pixels: Int64Array, forms: Counter[str]) -> l
                 f"legend {legend.name!r}, their values are."
             )
     return notes
+
+
+def _lacking_note(lacking: Mapping[str, int], images: int, pixels: int) -> list[str]:
+    """Return what fraction of all pixels lacks imagery, given their number in the images where some do."""
+    if not lacking:
+        return []
+    most = max(lacking, key=lacking.__getitem__)
+    return [
+        f"{len(lacking)} of {images} images, most of all {most}, have pixels without imagery: declared "
+        "nodata, or rows and columns of one value at the edges. They are "
+        f"{100 * sum(lacking.values()) / pixels:.2g} % of all pixels, and their labels do not count. To use "
+        "those of undeclared fill, pass --fill keep."
+    ]

@@ -219,7 +219,8 @@ def find_tasks(
         if neighbours.repeated:
             _log.warning(
                 "%d of %d images adjoin or overlap others where ground is shown twice, as by images of two "
-                "dates: each is mapped alone. Put the images of each date into a folder of their own.",
+                "dates: they are mapped without some or all of their neighbours. Put the images of each date "
+                "into a folder of their own.",
                 neighbours.repeated,
                 len(found),
             )

@@ -32,10 +32,11 @@ RGB = ("red", "green", "blue")
 PLAIN: Scaling = (0.0, 255.0)
 """The scaling of 8-bit imagery, which does not change it."""
 
-_PIECE_COLS = 2048
-"""Columns that are resampled at a time, from fixed positions on: a part has the values of the whole scene.
+_WHOLE_COLS = 2048
+_PIECE_COLS = 256
+"""Columns that are resampled at a time where there are more than _WHOLE_COLS, from fixed positions on.
 
-Pillow rounds positions by the columns that it is given.
+Pillow rounds positions by the columns that it is given, and a part has the values of the whole scene.
 """
 
 _FAR = np.int32(1 << 28)
@@ -166,8 +167,9 @@ def resample_rows(
     reduced = np.asarray(tall.resize((width, height), resampling, (0, first, width, last)))
     wide = reduced.reshape(height, *strip.shape[1:])
     across, pieces = source[1] / target[1], list[UInt8Array]()
-    for start in range(cols.start // _PIECE_COLS * _PIECE_COLS, cols.stop, _PIECE_COLS):
-        stop = min(start + _PIECE_COLS, target[1])
+    length = target[1] if target[1] <= _WHOLE_COLS else _PIECE_COLS
+    for start in range(cols.start // length * length, cols.stop, length):
+        stop = min(start + length, target[1])
         inside = source_rows(slice(start, stop), source[1], target[1])
         first, last = max(left, inside.start), min(left + wide.shape[1], inside.stop)
         piece = wide[:, first - left : last - left]

@@ -341,12 +341,13 @@ def check_scaling(name: str, reader: DatasetReader, band: int, scaling: Scaling 
         )
     if isinstance(scaling, tuple) and scaling[1] - scaling[0] < 1 and not dtype.startswith("float"):
         scale, offset = reader.scales[band - 1], reader.offsets[band - 1]
-        stored = f"{(scaling[0] - offset) / scale:g},{(scaling[1] - offset) / scale:g}"
-        hint = f" The file declares a scale and an offset: pass --scaling {stored}."
+        hint = ""
+        if scale and (scale, offset) != (1, 0):
+            stored = f"{(scaling[0] - offset) / scale:g},{(scaling[1] - offset) / scale:g}"
+            hint = f" The file declares a scale and an offset: pass --scaling {stored}."
         raise ImageError(
             f"{name} has whole numbers ({dtype}), of which no two are within the scaling {scaling[0]:g},"
-            f"{scaling[1]:g}; expected the stored values that become 0 and 255."
-            + (hint if (scale, offset) != (1, 0) else "")
+            f"{scaling[1]:g}; expected the stored values that become 0 and 255.{hint}"
         )
     if scaling is None and dtype == "uint8" and (bits := sample_bits(reader, band)) < 8:
         dtype = f"{bits}-bit"

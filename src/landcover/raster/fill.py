@@ -25,6 +25,8 @@ _SHORTEST_COLOUR_PX = 128
 
 Of 9,616 crops of 64 x 64 pixels of DeepGlobe's JPEGs one has 8 rows of one colour; of 2,404 of 128 none.
 """
+_LARGEST_COLOUR = 0.25
+"""Fraction of the height or width that rows or columns of a colour are at most: more is flat water."""
 _CORNER_PX = 16
 
 
@@ -41,8 +43,11 @@ class Fill(NamedTuple):
     lines: tuple[tuple[str, Value, int], ...] = ()
     corners: tuple[Value, ...] = ()
 
-    def notes(self, name: str) -> list[str]:
-        """Return warnings about the fill of a scene of this name."""
+    def notes(self, name: str, *, is_whole: bool = False) -> list[str]:
+        """Return warnings about the fill of a scene of this name.
+
+        ``is_whole``: the bands that are read are all of a georeferenced file, as GDAL's tools take them.
+        """
         found = []
         if self.lines:
             sides = ", ".join(f"{count} at the {side} ({_shown(value)})" for side, value, count in self.lines)
@@ -52,17 +57,19 @@ class Fill(NamedTuple):
             )
         if self.corners:
             values = " and ".join(map(_shown, self.corners))
+            what_to_do = _how_to_declare(self.corners[0], is_whole)
             found.append(
                 f"{name} has corners of the one value {values}, which it does not declare as nodata: they "
-                f"are mapped as imagery. If they are not imagery, {_how_to_declare(self.corners[0])}."
+                f"are mapped as imagery. If they are not imagery, {what_to_do}."
             )
         return found
 
 
-def find_fill(read: Read, height: int, width: int, step: int) -> Fill:
+def find_fill(read: Read, height: int, width: int, step: int, *, with_colours: bool = True) -> Fill:
     """Find rows and columns of pixels of one value at the four edges of a scene.
 
     Dark water or snow that touches an edge is not fill, unless a whole row or column has exactly one value.
+    Rows and columns of a colour are fill in a small part of a scene alone, and not without ``with_colours``.
     This is for files that do not declare nodata in any way. Where the corners differ, as in imagery without
     fill, only the corners are read; else ``step`` rows at a time.
     """
@@ -73,7 +80,9 @@ def find_fill(read: Read, height: int, width: int, step: int) -> Fill:
         previous = len(lines)
         for side in ("top", "bottom", "left", "right"):
             part = Window(top, left, bottom - top, right - left)
-            value, count = _depth(read, part, side, step)
+            length = height if side in ("top", "bottom") else width
+            most = int(_LARGEST_COLOUR * length) if with_colours else 0
+            value, count = _depth(read, part, side, step, most)
             if not count:
                 continue
             lines.append((side, value, count))
@@ -101,12 +110,14 @@ def _shown(value: Value) -> str:
     return f"({', '.join(numbers)})" if _is_colour(value) else numbers[0]
 
 
-def _how_to_declare(value: Value) -> str:
+def _how_to_declare(value: Value, is_whole: bool) -> str:
     """Return what to do so that pixels of a value are nodata."""
+    if not _is_colour(value):
+        return f"pass --nodata {value[0]:g}"
+    if not is_whole:
+        return "mark them by an alpha band (--alpha) or a mask file"
     numbers = " ".join(f"{number:g}" for number in value)
-    if _is_colour(value):
-        return f'mark them: gdalwarp -srcnodata "{numbers}" -dstalpha IN OUT.tif'
-    return f"pass --nodata {value[0]:g}"
+    return f'mark them: gdalwarp -srcnodata "{numbers}" -dstalpha IN OUT.tif'
 
 
 def _one_value(values: npt.NDArray[Any]) -> Value | None:
@@ -115,8 +126,11 @@ def _one_value(values: npt.NDArray[Any]) -> Value | None:
     return tuple(value.ravel().astype(float).tolist()) if (values == value).all() else None
 
 
-def _depth(read: Read, part: Window, side: str, step: int) -> tuple[Value, int]:
-    """Return the value of the rows or columns of fill at a side of a part, and their number."""
+def _depth(read: Read, part: Window, side: str, step: int, most: int) -> tuple[Value, int]:
+    """Return the value of the rows or columns of fill at a side of a part, and their number.
+
+    More than ``most`` of a colour are not fill.
+    """
     is_row, is_last = side in ("top", "bottom"), side in ("bottom", "right")
     lines, length = (part.height, part.width) if is_row else (part.width, part.height)
     if length < _SHORTEST_PX or not lines:
@@ -130,8 +144,9 @@ def _depth(read: Read, part: Window, side: str, step: int) -> tuple[Value, int]:
         return Window(part.row + start, part.col + first, stop - start, count)
 
     value = _one_value(read(window(0, 1, 0, 1)))
-    if value is None or (_is_colour(value) and length < _SHORTEST_COLOUR_PX):
+    if value is None or (_is_colour(value) and (length < _SHORTEST_COLOUR_PX or not most)):
         return (), 0
+    end = min(lines, most + 1) if _is_colour(value) else lines  # one more tells that there are too many
     for at in (length - 1, length // 2):
         if _one_value(read(window(0, 1, at, at + 1))) != value:
             return value, 0
@@ -145,16 +160,16 @@ def _depth(read: Read, part: Window, side: str, step: int) -> tuple[Value, int]:
         return count if is_fill.all() else int(is_fill.argmin())
 
     if not is_row:
-        depth = lines
+        depth = end
         for start in range(0, length, step):
             depth = leading(0, depth, start, min(start + step, length)) if depth else 0
-        return value, depth
-    depth, found, count = 0, 1, 1
-    while depth < lines and found == count:
-        count = min(step if depth else 1, lines - depth)
-        found = leading(depth, count, 0, length)
-        depth += found
-    return value, depth
+    else:
+        depth, found, count = 0, 1, 1
+        while depth < end and found == count:
+            count = min(step if depth else 1, end - depth)
+            found = leading(depth, count, 0, length)
+            depth += found
+    return value, 0 if _is_colour(value) and depth > most else depth
 
 
 def missing_blocks(reader: DatasetReader, bands: list[int], inside: Window) -> BoolArray | None:

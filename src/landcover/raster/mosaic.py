@@ -6,10 +6,12 @@ together, and for areas of several maps. A file that is mapped with its neighbou
 its own mosaic.
 """
 
+import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -34,12 +36,12 @@ from landcover.windows import Window
 
 _SHIFT_PX = 0.05
 """Corners that are farther from whole pixels are on another grid."""
+_SHIFTS = 20
+"""Steps of this size in a pixel."""
 SPARSE = 100
 """Times the pixels of its files that a mosaic may have."""
 _TOUCH_PX = 0.5
 """Rasters that overlap by less adjoin."""
-_GRIDS = 16
-"""Shifted grids of one pixel size in a folder; files on further ones have no neighbours."""
 _FAR_PX = 1 << 40
 """Rasters farther apart have a damaged georeference."""
 _ALONE = -2
@@ -48,6 +50,8 @@ MOST_PIECES = 64
 """Files that are read for the map of one; a file with more in reach is mapped alone."""
 
 Size = tuple[int, int]
+_Grids = list[tuple[int, Georeference]]
+"""Numbers of grids, and where their first files are."""
 
 
 class Piece(NamedTuple):
@@ -130,6 +134,20 @@ def _corner(own: Georeference, place: Georeference, size: Size) -> tuple[int, in
     return int(whole[0]), int(whole[1])
 
 
+def _shift(first: Georeference, place: Georeference) -> tuple[int, int]:
+    """Return how far a corner is from whole pixels of another grid, down and across, by _SHIFT_PX."""
+    col, row = np.concatenate(first.pixels(*place.points(np.zeros(1), np.zeros(1))))
+    steps = np.nan_to_num(np.array([row % 1, col % 1]) / _SHIFT_PX).astype(int) % _SHIFTS
+    return int(steps[0]), int(steps[1])
+
+
+def _around(down: int, across: int) -> Iterator[tuple[int, int]]:
+    """Yield shifts that differ from one by a step at most."""
+    for row in (down - 1, down, down + 1):
+        for col in (across - 1, across, across + 1):
+            yield row % _SHIFTS, col % _SHIFTS
+
+
 class Neighbours:
     """Files that adjoin or overlap on one grid, each the context of the others.
 
@@ -139,13 +157,17 @@ class Neighbours:
 
     Args:
         files: Paths and headers, in the order in which ground belongs to them.
+
+    Attributes:
+        repeated: Number of files that lack neighbours for this reason.
     """
 
     def __init__(self, files: Iterable[tuple[Path, Header]]) -> None:
         self._paths: list[Path] = []
         table = array("q")  # of each file: number of its grid, row, column, height, width
         folders, folder_of = dict[Path, int](), array("q")
-        grids: dict[tuple[object, ...], list[tuple[int, Georeference]]] = {}
+        # By CRS, pixel type and pixel size: the first file, and all grids by how they are shifted to its own.
+        alike: dict[tuple[object, ...], tuple[Georeference, dict[tuple[int, int], _Grids]]] = {}
         numbers = 0
         for path, header in files:
             self._paths.append(path)
@@ -156,13 +178,15 @@ class Neighbours:
                 continue
             a, b, _, d, e, _ = place.transform[:6]
             steps = tuple(f"{step:.6g}" for step in (a, b, d, e))
-            alike = grids.setdefault((place.crs.to_wkt(), header.dtypes, steps), [])
-            fits = ((number, _corner(origin, place, size)) for number, origin in alike)
-            grid, corner = next((pair for pair in fits if pair[1] is not None), (-1, None))
-            if corner is None and len(alike) < _GRIDS:
-                grid, corner, numbers = numbers, (0, 0), numbers + 1
-                alike.append((grid, place))
-            table.extend((grid, *(corner or (0, 0)), *size))
+            first, grids = alike.setdefault((place.crs.to_wkt(), header.dtypes, steps), (place, {}))
+            shift = _shift(first, place)
+            near = (grids.get(each, []) for each in _around(*shift))
+            fits = ((number, _corner(origin, place, size)) for number, origin in sorted(chain(*near)))
+            grid, corner = next((pair for pair in fits if pair[1] is not None), (numbers, None))
+            if corner is None:
+                corner, numbers = (0, 0), numbers + 1
+                grids.setdefault(shift, []).append((grid, place))
+            table.extend((grid, *corner, *size))
         self._boxes = np.array(table, np.int64).reshape(-1, 5)
         self._folder_of = np.array(folder_of, np.int64)
         self._order: dict[int, tuple[int, Int64Array, Int64Array, int]] = {}
@@ -221,33 +245,41 @@ class Neighbours:
 
     def _join(self, number: int, folder: int | None = None) -> None:
         """Give a file, all that touch it, those that touch them, and so on, one frame; of a folder or all."""
-        frame, joined, waiting, is_repeated = len(self._frames), [], [number], False
+        frame, joined, waiting, is_repeated, lacking = len(self._frames), [], [number], False, 0
         self._frame_of[number] = frame
         while waiting:
             joined.append(waiting.pop())
             near = self._near(joined[-1], 0)
-            near = near if folder is None else near[self._folder_of[near] == folder]
+            if folder is not None:
+                is_own = self._folder_of[near] == folder
+                lacking += not self._repeats(near[~is_own], near[is_own]).any(axis=1).all()
+                near = near[is_own]
             new = near[self._frame_of[near] == -1]
             self._frame_of[new] = frame
             waiting += new.tolist()
-            own, others = self._boxes[joined[-1], 1:], self._boxes[near[near != joined[-1]], 1:]
-            ends = np.minimum(own[:2] + own[2:], others[:, :2] + others[:, 2:])
-            common = np.maximum(ends - np.maximum(own[:2], others[:, :2]), 0).prod(axis=1)
-            smaller = np.minimum(own[2:].prod(), others[:, 2:].prod(axis=1))
-            is_repeated |= bool((2 * common > smaller).any())
+            is_repeated |= bool(self._repeats(near[near == joined[-1]], near[near != joined[-1]]).any())
         if is_repeated and folder is None:
             self._frame_of[joined] = -1
             for one in joined:
                 if self._frame_of[one] == -1:
                     self._join(one, int(self._folder_of[one]))
             return
+        self.repeated += len(joined) if is_repeated else lacking
         if len(joined) == 1 or is_repeated:
             self._frame_of[joined] = _ALONE
-            self.repeated += len(joined) if is_repeated else 0
             return
         boxes = self._boxes[joined, 1:]
         (top, left), (bottom, right) = boxes[:, :2].min(axis=0), (boxes[:, :2] + boxes[:, 2:]).max(axis=0)
         self._frames.append((int(top), int(left), int(bottom - top), int(right - left)))
+
+    def _repeats(self, files: Int64Array, others: Int64Array) -> BoolArray:
+        """Return which files show the ground of others, more than half of the smaller one: bool (n, m)."""
+        own, other = self._boxes[files, None, 1:], self._boxes[None, others, 1:]
+        starts = np.maximum(own[..., :2], other[..., :2])
+        ends = np.minimum(own[..., :2] + own[..., 2:], other[..., :2] + other[..., 2:])
+        smaller = np.minimum(own[..., 2:].prod(axis=2), other[..., 2:].prod(axis=2))
+        repeats: BoolArray = 2 * np.maximum(ends - starts, 0).prod(axis=2) > smaller
+        return repeats
 
 
 def lay_under(target: UInt8Array, other: UInt8Array) -> None:
@@ -368,13 +400,14 @@ class MosaicScene:
                     self._damaged_context.add(path)
                     self.warnings.append(
                         f"{self.name} is mapped without the damaged parts of a neighbour as context: "
-                        f"{path.name}. Copy it again."
+                        f"{self._beside(path)}. Copy it again."
                     )
             except ImageError as error:
                 if not is_context:
                     raise
                 self._left_out.add(path)
-                self.warnings.append(f"{self.name} is mapped without a neighbour as context: {error}")
+                reason = str(error).replace(str(path), self._beside(path))
+                self.warnings.append(f"{self.name} is mapped without a neighbour as context: {reason}")
                 continue
             free = free if strip.valid is None else free & strip.valid
             image[target][free] = strip.image[free]
@@ -384,6 +417,10 @@ class MosaicScene:
                 if moved not in self.damaged:
                     self.damaged.append(moved)
         return Strip(image, None if valid.all() else valid, wanted)
+
+    def _beside(self, path: Path) -> str:
+        """Return the path of a neighbour from the file that is mapped: maps move with their files."""
+        return Path(os.path.relpath(path, self._pieces[0].path.parent)).as_posix()
 
 
 class PlacedMap(NamedTuple):

@@ -81,6 +81,8 @@ class Reading(NamedTuple):
         nodata: Value of pixels without imagery; None: that of the file.
         fill: ``nodata``: rows and columns of one value at the edges, which the file does not declare as
             nodata, and blocks that it does not have, are without imagery. ``keep``: they are imagery.
+        colour_fill: Whether rows and columns of one colour are fill, too. Not in data sets, whose masks may
+            label them as water.
         crs: The coordinate reference system of the file's coordinates; None: that of the file.
         timeout_s: Seconds without an answer after which a server has stalled; each request is tried 3 times.
     """
@@ -91,6 +93,7 @@ class Reading(NamedTuple):
     alpha: int | Literal["none"] | None = None
     nodata: float | None = None
     fill: Literal["nodata", "keep"] = "nodata"
+    colour_fill: bool = True
     crs: CRS | None = None
     timeout_s: float = 30.0
 
@@ -164,7 +167,8 @@ class Scene:
                 is_declared = is_declared and not is_opaque(reader, self._mask)
                 scaling = reading.scaling
                 check_scaling(self.name, reader, self._bands[0], scaling)
-                self._fill = () if is_declared or reading.fill == "keep" else self._find_fill()
+                is_searched = not is_declared and reading.fill == "nodata"
+                self._fill = self._find_fill(reading.colour_fill) if is_searched else ()
                 self._range = percentile_range(self.sample()) if scaling == "percentile" else scaling
             self._cached = cached.pop_all()
 
@@ -245,7 +249,7 @@ class Scene:
         plain = values if values is not None else np.moveaxis(image, 2, 0)
         self._mask.apply(self._reader, window, plain, valid)
 
-    def _find_fill(self) -> tuple[Value, ...]:
+    def _find_fill(self, with_colours: bool) -> tuple[Value, ...]:
         """Add undeclared fill to the mask, and return the values of corners that may be fill."""
         if self._reader.driver in _SEQUENTIAL and self.height * self.width > _SEARCHED_PIXELS:
             return ()
@@ -264,14 +268,15 @@ class Scene:
                     end = window.row if is_sequential else end
             return np.full((len(bands), window.height, window.width), np.nan)
 
-        fill = find_fill(read, self.height, self.width, self._rows)
+        fill = find_fill(read, self.height, self.width, self._rows, with_colours=with_colours)
         if end < self.height:
             self._reader.close()  # it would not report the damage again
             self._reader = open_raster(self._address.text)
         missing = missing_blocks(self._reader, bands, fill.inside)
         inside = fill.inside if fill.lines else None
         self._mask = self._mask._replace(inside=inside, missing=missing, block=self._block)
-        self.warnings += fill.notes(self.name)
+        is_whole = self.georeference is not None and len(bands) == self._reader.count
+        self.warnings += fill.notes(self.name, is_whole=is_whole)
         if missing is not None:
             self.warnings.append(
                 f"{self.name} lacks {missing.sum():,} blocks of {self._block[0]} x {self._block[1]} pixels "
@@ -363,9 +368,9 @@ def open_scene(
 
 
 def read_picture(
-    path: Path, *, max_pixels: int, fill: Literal["nodata", "keep"] = "nodata"
+    path: Path, *, max_pixels: int, fill: Literal["nodata", "keep"] = "nodata", colour_fill: bool = True
 ) -> tuple[UInt8Array, BoolArray | None, list[str]]:
-    """Decode a picture, whose undeclared fill is without imagery unless it is kept.
+    """Decode a picture, whose undeclared fill is without imagery unless it is kept; see :class:`Reading`.
 
     Files of more than ``max_pixels`` are refused before anything is decoded.
 
@@ -379,7 +384,11 @@ def read_picture(
     if (valid is not None and not valid.all()) or fill == "keep":
         return image, valid, []
     height, width = image.shape[:2]
-    found = find_fill(lambda window: np.moveaxis(image[window.slices], 2, 0), height, width, height)
+
+    def read(window: Window) -> UInt8Array:
+        return np.moveaxis(image[window.slices], 2, 0)
+
+    found = find_fill(read, height, width, height, with_colours=colour_fill)
     if found.lines:
         valid = np.zeros((height, width), bool)
         valid[found.inside.slices] = True
