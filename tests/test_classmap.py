@@ -82,9 +82,19 @@ def test_tags_that_name_no_classes_are_refused(tmp_path, listing):
 
 
 def test_a_map_with_lossy_compression_is_refused(tmp_path):
-    path = save_raster(tmp_path / "a.tif", some_index().clip(0, 6), compress="jpeg")
-    with pytest.raises(MaskError, match="JPEG"), open_class_map(path, DEEPGLOBE):
-        pass
+    save_raster(tmp_path / "a.tif", some_index().clip(0, 6), compress="jpeg")
+    for name, source in (("b.vrt", "a.tif"), ("c.vrt", "b.vrt")):
+        (tmp_path / name).write_text(
+            '<VRTDataset rasterXSize="70" rasterYSize="60"><VRTRasterBand dataType="Byte" band="1">'
+            f'<SimpleSource><SourceFilename relativeToVRT="1">{source}</SourceFilename>'
+            "<SourceBand>1</SourceBand></SimpleSource></VRTRasterBand></VRTDataset>"
+        )
+    for name in ("a.tif", "b.vrt", "c.vrt"):
+        with (
+            pytest.raises(MaskError, match=r"JPEG.*Make the map again"),
+            open_class_map(tmp_path / name, DEEPGLOBE),
+        ):
+            pass
 
 
 def test_a_pipe_is_no_map(tmp_path):

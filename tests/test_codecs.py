@@ -2,6 +2,8 @@
 
 import contextlib
 import re
+import struct
+import tracemalloc
 import warnings
 from io import BytesIO
 
@@ -34,6 +36,7 @@ from landcover.io import (
     write_mask,
 )
 from landcover.io.colours import find_classes, settle_off_palette
+from landcover.io.images import exif_orientation
 from landcover.legend import DEEPGLOBE, IGNORE, NODATA, LandClass, Legend
 
 GLNET = Legend("glnet", (DEEPGLOBE.classes[6], *DEEPGLOBE.classes[:6]), 0)
@@ -183,6 +186,45 @@ def test_exif_orientation_is_ignored(tmp_path):
     path = save(tmp_path / "a.jpg", photo(), exif=exif)
     assert read_image(path).shape == (48, 64, 3)
     assert image_size(path) == (48, 64)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("is_big", [False, True])
+def test_the_exif_orientation_of_a_tiff_is_read_without_its_other_tags(tmp_path, order, is_big):
+    """All but the orientation refer to one region of 1 MiB, 400 times."""
+    region = 1 << 20
+    start, entry, count = ("HHHQ", "HHQQ", "Q") if is_big else ("HI", "HHII", "H")
+    magic = (43, 8, 0) if is_big else (42,)
+    number = struct.calcsize(order + entry[2:]) // 2
+    tags = [struct.pack(order + entry, tag, 1, region, 64) for tag in range(200, 600) if tag != 0x0112]
+    turned = struct.pack(order + entry[:3], 0x0112, 3, 1) + struct.pack(f"{order}H", 6).ljust(number, b"\0")
+    head = {"<": b"II", ">": b"MM"}[order] + struct.pack(order + start, *magic, 64 + region)
+    path = tmp_path / "a.tif"
+    path.write_bytes(
+        head.ljust(64 + region, b"\0")
+        + struct.pack(order + count, 400)
+        + b"".join([*tags[:99], turned, *tags[99:]])
+    )
+    tracemalloc.start()
+    assert exif_orientation(path) == 6
+    assert tracemalloc.get_traced_memory()[1] < region
+    tracemalloc.stop()
+    path.write_bytes(path.read_bytes()[: 64 + region + 9])
+    assert exif_orientation(path) == 1
+
+
+def test_the_exif_orientation_of_a_png_is_found_behind_its_pixels(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    rng = np.random.default_rng(0)
+    path = save(tmp_path / "a.png", rng.integers(0, 256, (200, 200, 3), np.uint8), exif=exif)
+    content = path.read_bytes()
+    start = content.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(content[start : start + 4], "big")
+    rest = content[:start] + content[end:]
+    path.write_bytes(rest[:-12] + content[start:end] + rest[-12:])
+    assert path.read_bytes().index(b"eXIf") > 1 << 16
+    assert exif_orientation(path) == 6
 
 
 def broken_files(folder):

@@ -270,6 +270,10 @@ def annotated(segmentation, category=1):
     return coco(annotations=[entry])
 
 
+def fraction(kind):
+    return {"label": "house", "points": [[0.1, 0.1], [0.9, 0.9]], "shape_type": kind}
+
+
 def run_lengths(counts, size=SIZE):
     return annotated({"size": [*size], "counts": counts})
 
@@ -305,6 +309,7 @@ def image(number, name="1.png", **size):
         (annotated([[0, 0, 1]]), "outline"),
         (annotated([["0", "1_0", "9", "1", "2", "0"]]), "outline"),
         (annotated([[0.1, 0.2, 0.9, 0.2, 0.9, 1]]), "fractions"),
+        (labelme(shapes=[fraction("rectangle"), fraction("circle")]), "fractions"),
         (labelme(shapes=[{"label": {}, "points": [[0, 0]]}]), "label"),
         (labelme(shapes=[{"label": "x", "points": [[0, 0], [1, 1]], "shape_type": "line"}]), "line"),
         (labelme(shapes=[{"label": "x", "points": [[0, "a"]]}]), "finite"),
@@ -317,6 +322,16 @@ def test_annotations_that_cannot_be_used_are_refused(pictures, tmp_path, content
     (tmp_path / "l.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match=words):
         open_dataset(pictures, labels=VectorSource(tmp_path / "l.json", background="other"))
+
+
+@pytest.mark.parametrize(
+    "outlines", [[[0, 0, 1, 0, 1, 1, 0, 1]], [[0.1, 0.2, 0.9, 0.2, 0.9, 1], [3, 3, 9, 3, 9, 9]]]
+)
+def test_shapes_in_the_first_pixel_are_not_fractions_by_themselves(pictures, tmp_path, outlines):
+    (tmp_path / "l.json").write_text(json.dumps(annotated(outlines)))
+    dataset = open_dataset(pictures, labels=VectorSource(tmp_path / "l.json", background="other"))
+    labels = dataset.labels(next(item for item in dataset.items if item.mask)).index
+    assert labels[0, 0] == dataset.legend.names.index("house")
 
 
 def test_annotations_outside_their_image_are_counted(pictures, tmp_path):

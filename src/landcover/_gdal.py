@@ -193,7 +193,17 @@ def is_inverted(raster: DatasetReader) -> bool:
 
 
 def lossy_compression(raster: DatasetReader) -> str:
-    """Return the name of a compression that may have changed whole numbers; an empty text if none has."""
+    """Return the name of a compression that may have changed whole numbers; an empty text if none has.
+
+    Of a VRT it is that of its first source with one.
+    """
+    if raster.driver == "VRT":
+        for name in raster.files:
+            if name != raster.name and not name.lower().endswith((".ovr", ".msk")):
+                with suppress(ImageError, RasterioError), open_raster(name) as source:
+                    if compression := lossy_compression(source):
+                        return compression
+        return ""
     if raster.driver.startswith("JP2"):  # in damaged files GDAL searches for it without end
         return "JPEG 2000" if _is_irreversible(Path(raster.name)) else ""
     structure = raster.tags(ns="IMAGE_STRUCTURE")

@@ -120,7 +120,7 @@ def read_coco(path: Path, content: Mapping[str, Any], scenes: Scenes) -> Iterato
             f"(such as {unused[0]})."
         )
     for key, image in named.items():
-        drawn = Drawn(key, [], [])
+        drawn, points = Drawn(key, [], []), []
         for entry in annotations.get(image["id"], ()):
             _check_size(path, (image.get("height"), image.get("width")), scenes[key])
             name, outlines = f"{path}: annotation {entry.get('id')}", entry.get("segmentation")
@@ -136,9 +136,12 @@ def read_coco(path: Path, content: Mapping[str, Any], scenes: Scenes) -> Iterato
             if isinstance(outlines, Mapping):
                 shapes = _from_run_lengths(name, outlines, scenes[key])
             else:
-                shapes = [_polygon(path, _points(path, one)) for one in outlines]
+                of_entry = [_points(path, one) for one in outlines]
+                shapes = [_polygon(path, one) for one in of_entry]
+                points += of_entry
             drawn.shapes.extend(shapes)
             drawn.names.extend([categories[entry["category_id"]]["name"]] * len(shapes))
+        _refuse_fractions(path, points, scenes[key])
         if drawn.names:
             yield drawn
 
@@ -196,8 +199,10 @@ def read_labelme(path: Path, content: Mapping[str, Any], scenes: Scenes) -> Draw
         raise scenes.absent(path, name)
     _check_size(path, (content.get("imageHeight"), content.get("imageWidth")), scenes[key])
     drawn = Drawn(key, [], [])
-    for entry in _listed(path, content, "shapes", "label", "points"):
-        points = _points(path, entry["points"])
+    entries = _listed(path, content, "shapes", "label", "points")
+    outlines = [_points(path, entry["points"]) for entry in entries]
+    _refuse_fractions(path, outlines, scenes[key])
+    for entry, points in zip(entries, outlines, strict=True):
         match entry.get("shape_type", "polygon"), len(points):
             case "polygon", _:
                 shape = _polygon(path, points)
@@ -261,15 +266,21 @@ def _points(path: Path, values: Any) -> npt.NDArray[np.float64]:
     return numbers.astype(np.float64).reshape(-1, 2)
 
 
+def _refuse_fractions(path: Path, outlines: list[npt.NDArray[np.float64]], target: Target) -> None:
+    """Refuse the shapes of an image if all of them are in its first pixel, and not of whole numbers."""
+    points = np.concatenate([np.empty((0, 2)), *outlines])
+    if max(target.size) > 2 and (np.abs(points) <= 1).all() and (points != np.rint(points)).any():
+        raise DataError(
+            f"{path} has shapes in fractions of {target.path}: no coordinate is above 1, such as "
+            f"{points[0].tolist()}; expected columns and rows in pixels. Multiply them by the width and "
+            "height of the image."
+        )
+
+
 def _polygon(path: Path, points: npt.NDArray[np.float64]) -> Any:
     """Return a polygon of an annotation, mended where it crosses itself."""
     if len(points) < 3:
         raise DataError(f"{path} has a polygon of {len(points)} points; expected at least 3. Remove it.")
-    if (np.abs(points) <= 1).all():
-        raise DataError(
-            f"{path} has a polygon inside the first pixel, with the corner {points[0].tolist()}; expected "
-            "columns and rows in pixels. Multiply fractions by the width and height of the image."
-        )
     polygon = shapely.Polygon(points)
     return polygon if polygon.is_valid else shapely.make_valid(polygon)
 

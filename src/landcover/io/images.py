@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +20,7 @@ from PIL import Image
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
-from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from landcover._typing import BoolArray, UInt8Array
@@ -34,15 +32,14 @@ T = TypeVar("T")
 
 _HEAD_BYTES = 1 << 16
 _ORIENTATION = 0x0112
+_MOST_TAGS, _MOST_CHUNKS = 1 << 10, 1 << 20
+"""Tags and chunks of a file at most that are searched for an EXIF orientation."""
+_EXIF, _TIFF = b"Exif\0\0", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_WIDTHS = {1: "B", 3: "H", 4: "I"}
+"""Types of whole numbers in TIFF tags, as :mod:`struct` has them."""
 _DECODING_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error)
 _LEAST_ALPHA = 32
 """An alpha band whose highest value is smaller, but not 0, is not one."""
-_WITH_EXIF: dict[str, Callable[[Path], ImageFile]] = {
-    "JPEG": JpegImageFile,
-    "PNG": PngImageFile,
-    "TIFF": TiffImageFile,
-    "WebP": WebPImageFile,
-}
 _PNG_END = b"IEND\xaeB`\x82"
 
 
@@ -277,7 +274,7 @@ def _wrong_depth(found: str) -> RefusedError:
 FORMATS = (
     Format("JPEG", (b"\xff\xd8\xff",), _jpeg_size, _decode_jpeg),
     Format("PNG", (b"\x89PNG\r\n\x1a\n",), _png_size, _decode_png),
-    Format("TIFF", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), _raster_size, _decode_raster),
+    Format("TIFF", _TIFF, _raster_size, _decode_raster),
     Format("JP2", (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"), _raster_size, _decode_raster),
     Format("WebP", (b"RIFF",), _by_pillow(_open_webp)[0], _decode_webp),
     Format("BMP", (b"BM",), *_by_pillow(BmpImageFile)),
@@ -364,18 +361,69 @@ def is_masked(path: Path) -> bool:
 
 
 def exif_orientation(path: Path) -> int:
-    """Return the EXIF orientation of a picture, 1 to 8; 1 (as stored) without one, or for other files."""
+    """Return the EXIF orientation of a picture, 1 to 8; 1 (as stored) without one, or for other files.
+
+    It is read without a library: Pillow reads all tags of a TIFF, which may be larger than the memory.
+    """
     try:
         with path.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
-        name = next((known.name for known in FORMATS if head.startswith(known.magics)), "")
-        if name not in _WITH_EXIF or (name == "PNG" and b"eXIf" not in head):  # else it would be decoded
-            return 1
-        with _WITH_EXIF[name](path) as image:
-            orientation = image.getexif().get(_ORIENTATION, 1)
-    except _DECODING_ERRORS:
+            head = file.read(16)
+            name = next((known.name for known in FORMATS if head.startswith(known.magics)), "")
+            start = _exif_start(file, name)
+            orientation = 1 if start is None else _tiff_orientation(file, start)
+    except (*_DECODING_ERRORS, OverflowError):
         return 1  # reported when it is decoded
     return orientation if orientation in range(1, 9) else 1
+
+
+def _exif_start(file: BinaryIO, name: str) -> int | None:
+    """Return the byte at which the EXIF data of a file begin, which are a TIFF; None without any."""
+    if name == "TIFF":
+        return 0
+    if name not in ("JPEG", "PNG", "WebP"):
+        return None
+    position = {"JPEG": 2, "PNG": 8, "WebP": 12}[name]
+    for _ in range(_MOST_CHUNKS):
+        file.seek(position)
+        head = file.read(14)
+        if len(head) < 8:
+            return None
+        if name == "JPEG":
+            if head[0] != 0xFF or head[1] == 0xDA:  # the pixels
+                return None
+            if head[1] == 0xFF:  # fill
+                position += 1
+                continue
+            size, start = int.from_bytes(head[2:4], "big") - 2, 4
+            is_exif = head[1] == 0xE1 and head[4:10] == _EXIF
+        elif name == "PNG":
+            size, start, is_exif = int.from_bytes(head[:4], "big") + 4, 8, head[4:8] == b"eXIf"
+        else:
+            size, start, is_exif = int.from_bytes(head[4:8], "little"), 8, head[:4] == b"EXIF"
+            size += size % 2
+        if is_exif:
+            return position + start + (6 if head[start : start + 6] == _EXIF else 0)
+        position += start + size
+    return None
+
+
+def _tiff_orientation(file: BinaryIO, start: int) -> int:
+    """Return the orientation in the first directory of a TIFF or BigTIFF; 1 without one."""
+    file.seek(start)
+    head = file.read(16)
+    if not head.startswith(_TIFF):
+        return 1
+    order = ">" if head[:2] == b"MM" else "<"
+    is_big = struct.unpack(f"{order}H", head[2:4])[0] == 43
+    offset, count, entry = ("Q", "Q", "HHQ8s") if is_big else ("I", "H", "HHI4s")
+    file.seek(start + struct.unpack_from(order + offset, head, 8 if is_big else 4)[0])
+    tags = struct.unpack(order + count, file.read(struct.calcsize(order + count)))[0]
+    form = struct.Struct(order + entry)
+    content = file.read(min(tags, _MOST_TAGS) * form.size)
+    for tag, kind, _, value in form.iter_unpack(content[: len(content) // form.size * form.size]):
+        if tag == _ORIENTATION and kind in _WIDTHS:
+            return int(struct.unpack_from(order + _WIDTHS[kind], value)[0])
+    return 1
 
 
 def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> UInt8Array:

@@ -14,7 +14,7 @@ from landcover import _gdal
 from landcover._typing import BoolArray, UInt8Array
 from landcover.errors import ConfigError, ImageError, MaskError, printable
 from landcover.io.colours import NO_CLASS, find_classes
-from landcover.io.masks import lossy_mask, present_values
+from landcover.io.masks import present_values
 from landcover.legend import CLASS_NAMES, NODATA, Legend, translation
 from landcover.raster import Georeference
 from landcover.raster.address import BLOCK_CACHE, Address
@@ -149,7 +149,10 @@ def open_class_map(
                 "-ot Byte."
             )
         if compression := _gdal.lossy_compression(source):
-            raise lossy_mask(path, compression)
+            raise MaskError(
+                f"{path} has lossy compression ({compression}), which changes classes. Make the map again, "
+                "or store it from the original with gdal_translate -co COMPRESS=DEFLATE."
+            )
         own = carried_legend(path, source, legend)
         chosen = legend or own or target or default
         if chosen is None:
