@@ -221,6 +221,13 @@ def coloured_frame(path):
     return write_tiff(path, framed(scene_pixels(17), 21, (10, 20, 30)), 1.1, compress="deflate", **TILED)
 
 
+def coast(path):
+    """Write an image whose upper two fifths are flat sea: not fill."""
+    pixels = np.array(scene_pixels(17))
+    pixels[: len(pixels) * 2 // 5] = 0, 38, 89
+    return write_tiff(path, pixels, 1.1)
+
+
 def deep_frame(path):
     values = framed(deep_pixels()[..., :3].astype(np.int16), 30, -9999)
     return write_tiff(path, values, 1.1, compress="lzw")
@@ -337,6 +344,7 @@ FORMATS = {
     "deep-frame.tif": (deep_frame, {"scaling": "percentile"}),
     "frame.png": (framed_png, {"gsd": 0.8}),
     "frame-colour.tif": (coloured_frame, {}),
+    "coast.tif": (coast, {}),
     "opaque.png": (opaque_png, {"gsd": 0.8}),
     "opaque.tif": (opaque_tiff, {}),
     "sparse.tif": (sparse("pixel"), {}),
@@ -398,10 +406,22 @@ def test_a_format_is_read_as_predict_reads_it(empty, runtime, name, tmp_path):
         index, reference = own.read(1), other.read(1)
     noted = re.findall(NOTED, " ".join(made.notes))
     assert re.findall(NOTED, empty.text_content("#facts")) == noted
-    assert bool(noted) == bool(re.match("frame|deep-|sparse|infrared|opaque", name))
+    assert bool(noted) == bool(re.match("frame|coast|deep-|sparse|infrared|opaque", name))
     assert np.array_equal(index == NODATA, reference == NODATA)
     assert len(np.unique(reference)) > 1
     assert np.mean(index == reference) >= (0.97 if "jp" in name else 0.999)
+
+
+@pytest.mark.browser
+def test_a_scaling_within_which_no_two_whole_numbers_are_is_refused(empty, tmp_path):
+    empty.set_input_files("#files", str(described("uint16", ())(tmp_path / "deep.tif")))
+    empty.wait_for_selector("#setup:not([hidden])")
+    empty.select_option("#scaling", "range")
+    empty.fill("#low", "0")
+    empty.fill("#high", "0.3")
+    empty.click("#go")
+    empty.wait_for_selector("#messages:has-text('whole numbers')", state="attached", timeout=20_000)
+    assert empty.is_hidden("#result")
 
 
 @pytest.mark.browser

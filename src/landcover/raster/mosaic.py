@@ -250,14 +250,13 @@ class Neighbours:
         while waiting:
             joined.append(waiting.pop())
             near = self._near(joined[-1], 0)
-            if folder is not None:
-                is_own = self._folder_of[near] == folder
-                lacking += not self._repeats(near[~is_own], near[is_own]).any(axis=1).all()
-                near = near[is_own]
+            is_own = self._folder_of[near] == folder if folder is not None else np.ones(len(near), bool)
+            near, others = near[is_own], near[~is_own]
             new = near[self._frame_of[near] == -1]
             self._frame_of[new] = frame
             waiting += new.tolist()
             is_repeated |= bool(self._repeats(near[near == joined[-1]], near[near != joined[-1]]).any())
+            lacking += not is_repeated and not self._repeats(others, near).any(axis=1).all()
         if is_repeated and folder is None:
             self._frame_of[joined] = -1
             for one in joined:
