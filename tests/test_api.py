@@ -277,6 +277,24 @@ def test_a_data_array_brings_its_scale_and_place(model, dims):
     assert np.array_equal(model.predict(data_array(values, dims), gsd=0.5).class_map, index)
 
 
+def test_named_bands_are_taken_by_their_names(model):
+    image, index = painted()
+    values = np.moveaxis(np.dstack([image[..., ::-1], image[..., :1]]), 2, 0)
+
+    def named(*names):
+        coords = {"band": [*names], **georeferenced(60, 80)}
+        return data_array(values, ("band", "y", "x"), coords)
+
+    assert np.array_equal(model.predict(named("Blue", "green", "red", "nir")).class_map, index)
+    for names in (("nir", "red", "green", "x"), ("red", "red", "green", "blue")):
+        with pytest.raises(lc.UsageError, match="drop_vars"):
+            model.predict(named(*names))
+    numbered = named(1, 2, 3, 4).isel(band=[2, 1, 0])
+    assert np.array_equal(model.predict(numbered).class_map, index)
+    with pytest.raises(lc.UsageError, match="Dataset"):
+        model.predict(numbered.to_dataset(name="scene"), gsd=0.5)
+
+
 def test_masked_pixels_and_the_fill_value_are_nodata(model):
     image, index = painted()
     image[:20, :30] = 7

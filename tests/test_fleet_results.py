@@ -222,6 +222,7 @@ def test_a_published_map_that_was_lost_is_made_again_as_the_messages_say(made, t
         assert done.exit_code == is_gone
         assert (f"{out}/maps/{name}.json" in done.stderr) == is_gone
         assert ("All maps are in" in done.stderr) != is_gone
+        assert status(store)["maps"] == 3 - is_gone
         (out / f"maps/{name}.json").unlink()
         assert run(out).complete
         found = verify(store)

@@ -143,7 +143,7 @@ def test_all_files_belong_to_the_identity(tmp_path):
 
     def digest():
         (task,) = plan([tmp_path / "parts"], tmp_path, options, model_gsd=0.5)
-        return Inputs(task, options).digest
+        return Inputs(task, options).digests
 
     before = digest()
     assert digest() == before

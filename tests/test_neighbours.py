@@ -17,7 +17,7 @@ from imagefiles import UTM, photo, save_raster
 from landcover.errors import OutputError
 from landcover.inference import PredictOptions, predict
 from landcover.inference.plan import open_imagery, plan
-from landcover.inference.scene import Inputs
+from landcover.inference.scene import CONTEXT, WORK, Inputs
 from landcover.legend import NODATA
 from landcover.raster import Georeference, Header
 from landcover.raster.mosaic import Neighbours
@@ -119,28 +119,34 @@ def test_neighbours_belong_to_the_identity_of_a_map(tmp_path):
     cut(tmp_path / "parts", image)
     names = [f"{number}_mask.tif" for number in range(4)]
 
-    def digests(**options):
-        return [
-            Inputs(task, PredictOptions()).digest for task in tasks_of(tmp_path / "parts", **options).values()
-        ]
+    def digests(tag, **options):
+        tasks = tasks_of(tmp_path / "parts", **options).values()
+        return [Inputs(task, PredictOptions()).digests.get(tag) for task in tasks]
 
-    before, alone = digests(), digests(context=False)
-    assert not set(before) & set(alone)
+    def resumed(**options):
+        result = maps_of(tmp_path / "parts", tmp_path / "maps", MODEL, resume=True, **options)
+        return [[made.task.map.name for made in some] for some in (result.maps, result.kept)]
+
+    before, work = digests(CONTEXT), digests(WORK)
+    assert digests(CONTEXT, context=False) == [None] * 4
+    assert digests(WORK, context=False) == work
     os.utime(tmp_path / "parts/3.tif", ns=(1, 1))
-    assert digests() == before
+    assert digests(CONTEXT) == before
     maps_of(tmp_path / "parts", tmp_path / "maps", MODEL)
-    kept = maps_of(tmp_path / "parts", tmp_path / "maps", MODEL, resume=True)
-    assert [made.task.map.name for made in kept.kept] == names
-    save_raster(tmp_path / "parts/3.tif", photo(110, 160, 2), **place_of(90, 100))
-    assert not set(digests()) & set(before)
-    assert digests(context=False)[:3] == alone[:3]
-    again = maps_of(tmp_path / "parts", tmp_path / "maps", MODEL, resume=True)
-    assert ([made.task.map.name for made in again.maps], again.kept) == (names, [])
+    assert resumed() == [[], names]
     save_raster(tmp_path / "parts/4.tif", image[:20, :20], **place_of(0, WIDTH))
-    grown = maps_of(tmp_path / "parts", tmp_path / "maps", MODEL, resume=True)
-    assert [made.task.map.name for made in grown.maps] == [*names, "4_mask.tif"]
-    with pytest.raises(OutputError, match=r"0_mask\.tif was made"):
-        maps_of(tmp_path / "parts", tmp_path / "maps", MODEL, resume=True, views=2)
+    assert not set(digests(CONTEXT)) & set(before)
+    assert digests(WORK)[:4] == work
+    assert resumed() == [[*names, "4_mask.tif"], []]
+    (tmp_path / "parts/4.tif").unlink()
+    assert resumed() == [names, []]
+    assert resumed(context=False) == [names, []]
+    for options in ({"views": 2}, {"fill": "keep"}, {"overlap_px": 8}):
+        with pytest.raises(OutputError, match=r"0_mask\.tif was made"):
+            resumed(**options)
+    save_raster(tmp_path / "parts/3.tif", photo(110, 160, 2), **place_of(90, 100))
+    with pytest.raises(OutputError, match=r"3_mask\.tif was made"):
+        resumed()
 
 
 def test_files_that_are_not_context(tmp_path, caplog):

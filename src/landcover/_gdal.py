@@ -382,6 +382,8 @@ class _Check:
             raise ImageError(
                 f"{path} cannot be read: {error.strerror}. Check the file's permissions."
             ) from error
+        if not head:
+            raise self._refusal(path, "is empty (0 bytes). Copy it again")
         drivers = next((names for magics, names in _DRIVERS.items() if head.startswith(magics)), None)
         if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
             drivers = _WEBP
@@ -580,6 +582,8 @@ def check_vector(path: Path) -> None:
         head = file.read(_HEAD_BYTES)
     if path.suffix.lower() == ".zip" and head.startswith(b"PK\3\4"):
         raise DataError(f"{path} is an archive; {expected}. Unpack it first.")
+    if not head:
+        raise DataError(f"{path} is empty (0 bytes); {expected}. Copy it again.")
     text = head.lstrip(_BLANKS)
     if head.startswith(tuple(_VECTORS)):
         if head.startswith(b"SQLite") and path.suffix.lower() != ".gpkg":

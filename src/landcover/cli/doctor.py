@@ -53,12 +53,12 @@ def doctor(
     put(findings, json, show, force=force)
 
 
-def help(verb: Annotated[str | None, argument("Verb to explain.", "VERB")] = None) -> None:
+def help(verb: Annotated[list[str] | None, argument("Verb to explain.", "VERB")] = None) -> None:
     """Show the help of a verb."""
     from landcover.cli import build
 
     typer.main.get_command(build()).main(
-        [*([] if verb is None else [verb]), "--help"], prog_name="landcover", standalone_mode=False
+        [*(verb or []), "--help"], prog_name="landcover", standalone_mode=False
     )
 
 

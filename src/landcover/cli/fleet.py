@@ -214,8 +214,8 @@ def fleet_verify(plan: Planned, json: _options.Json = None, force: _options.Forc
     log.info("%d maps, %d files, %d bytes compared: %d faults.", found.maps, found.files, found.size, faults)
     if faults:
         log.warning(
-            "To make a map again, delete its receipt, such as maps/NAME_mask.tif.json, then: landcover "
-            "fleet run %s",
+            "To make a map, delete its receipt, such as maps/NAME_mask.tif.json, if there is one, then: "
+            "landcover fleet run %s",
             plan,
         )
         raise typer.Exit(1)

@@ -23,7 +23,7 @@ from landcover._gdal import CPLE_BaseError
 from landcover._typing import UInt8Array
 from landcover.errors import DataError, MaskError, MissingKeyError, UsageError
 from landcover.fleet.planning import file_digest
-from landcover.fleet.run import running
+from landcover.fleet.run import published, running
 from landcover.fleet.units import read_plan, read_units
 from landcover.io.files import check_output, write_text
 from landcover.legend import NODATA, Legend
@@ -65,7 +65,8 @@ def status(store: Store) -> dict[str, Any]:
     """
     plan, now = read_plan(store), time.time()
     alive = [record for record, _ in running(store) if now - record["updated"] < _ALIVE_S]
-    maps = sum(key.endswith(".json") for key in store.list("maps"))
+    receipts, lost = published(store)
+    maps = len(receipts) - len(lost)
     rate = sum(60 * record["maps"] / max(record["updated"] - record["began"], 1.0) for record in alive)
     return {
         "scenes": plan.scenes,

@@ -269,16 +269,8 @@ class Run:
     def _finish(self) -> None:
         """Look for all maps, and write the collection if they are published."""
         store, summary = self._store, self._summary
-        items, alone = set[int](), set[str]()  # alone: without its map or item, as far as they are listed
-        for key in store.list("maps"):
-            if match := _MAP_OR_ITEM.search(key):
-                if match[2]:
-                    items.add(hash(key))
-                other = key.removesuffix(".json") if match[2] else f"{key}.json"
-                alone ^= {other if other in alone else key}
-        lost = (key.removesuffix(".json") for key in sorted(alone) if key.endswith(".json"))
-        # A map that was published during the listing may not be in it.
-        summary.missing += [key for key in lost if not store.exists(key)]
+        items, lost = published(store)
+        summary.missing += lost
         if summary.failed or summary.missing or len(items) < self._plan.scenes:
             return
         units = (unit for _, unit, _ in read_units(store, self._plan) if unit.blocks is None)
@@ -298,6 +290,20 @@ class Run:
                         file.write(",\n  " + json.dumps(link))
                 file.write(f"\n ]{end}\n")
             store.put(COLLECTION, path)
+
+
+def published(store: Store) -> tuple[set[int], list[str]]:
+    """Return the hashes of the receipts of maps, and the maps that are missing although they have one."""
+    items, alone = set[int](), set[str]()  # alone: without its map or receipt, as far as they are listed
+    for key in store.list("maps"):
+        if match := _MAP_OR_ITEM.search(key):
+            if match[2]:
+                items.add(hash(key))
+            other = key.removesuffix(".json") if match[2] else f"{key}.json"
+            alone ^= {other if other in alone else key}
+    lost = (key.removesuffix(".json") for key in sorted(alone) if key.endswith(".json"))
+    # A map that was published during the listing may not be in it.
+    return items, [key for key in lost if not store.exists(key)]
 
 
 def running(store: Store) -> Iterator[tuple[dict[str, Any], str]]:

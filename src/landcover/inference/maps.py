@@ -33,12 +33,12 @@ from landcover.inference.grid import check_windows
 from landcover.inference.options import PredictOptions
 from landcover.inference.plan import Task, choose_model, open_imagery, pixel_areas, plan, products
 from landcover.inference.scene import (
+    CONTEXT,
     IMAGE,
     NOTES,
     SAMPLE_BYTES,
     SAMPLES,
     UNLIKE,
-    WORK,
     Inputs,
     MadeMap,
     make_map,
@@ -312,6 +312,9 @@ def predict(
         found = [read_kept(task, options, tags, result.legend) for task in tasks]
         result.kept = [made for made in found if made is not None]
         tasks = [task for task, made in zip(tasks, found, strict=True) if made is None]
+        for task in tasks:
+            if task.map.exists():
+                _log.info("%s is made again: its neighbours or the files beside it are others now.", task.map)
     identified = result.model_sha256 is not None
     if options.jobs > 1 and len(tasks) > 1 and isinstance(model, str | Path):
         jobs = min(options.jobs, len(tasks))
@@ -393,7 +396,7 @@ class _Mapper:
                         return made  # another process made it meanwhile
                 inputs, gsd = Inputs(task, options), runtime.card.preprocessing.gsd
                 with ThreadPoolExecutor(1) as pool, foreign_errors(partial(unreadable, task)):
-                    pool.submit(getattr, inputs, "digest")  # while the scene is decoded
+                    pool.submit(getattr, inputs, "digests")  # while the scene is decoded
                     with open_imagery(task, options, gsd) as imagery:
                         return make_map(
                             runtime, task, imagery, options, inputs=inputs, tags=tags, progress=progress
@@ -496,7 +499,7 @@ def read_kept(task: Task, options: PredictOptions, tags: Mapping[str, str], lege
         return None
     inputs = Inputs(task, options)
     try:
-        expected = {**tags, WORK: inputs.digest}
+        expected: dict[str, str | None] = {**tags, CONTEXT: None, **inputs.digests}
     except ImageError:
         return None  # reported when it is read
     if task.scale is not None and task.scale.source != "raster":
@@ -504,14 +507,15 @@ def read_kept(task: Task, options: PredictOptions, tags: Mapping[str, str], lege
 
     def is_current(found: Mapping[str, str]) -> bool:
         names = [name for name, value in expected.items() if found.get(name) != value]
-        if task.has_context and names == [WORK]:
-            _log.info("%s is made again: its image or neighbours of it are others.", task.map)
+        if names == [CONTEXT]:  # its neighbours are others, or not read
             return False
         if names:
             raise _made_otherwise(task, names)
         made_ns = task.map.stat().st_mtime_ns
         for path, size, changed_ns in inputs.states:
             if size > SAMPLES * SAMPLE_BYTES and changed_ns > made_ns:
+                if path not in inputs.own:
+                    return False
                 raise OutputError(
                     f"{path} was changed after {task.map} was made. Choose another --out, or pass --force "
                     "instead of --resume."

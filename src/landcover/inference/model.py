@@ -155,9 +155,10 @@ class Model:
         Args:
             image: uint8 (H, W, C), RGB or the bands of the model's card; an open rasterio dataset; an
                 ``xarray.DataArray`` of as many 8-bit bands, with dimensions such as (band, y, x) or
-                (y, x, band), and the coordinates ``x``, ``y`` and ``spatial_ref`` where it is georeferenced;
-                or the path or URL of an image. Nodata are the masked pixels of a masked array, and those of
-                the DataArray's ``_FillValue``, in all bands.
+                (y, x, band), and the coordinates ``x``, ``y`` and ``spatial_ref`` where it is georeferenced
+                (bands with names, such as ``red``, are taken by them); or the path or URL of an image.
+                Nodata are the masked pixels of a masked array, and those of
+                the DataArray's ``_FillValue``, in all bands; arrays are not searched for undeclared fill.
             gsd: Metres per pixel, which an array without georeference needs. ``"model"`` assumes the model's.
                 None: that of the georeference; for a file also that of ``landcover.yaml`` or its layout.
             options: Windows, views, small regions; for files also bands, scaling and the
@@ -235,7 +236,7 @@ class Model:
             valid = np.asarray(~np.ma.getmaskarray(image).all(axis=-1))
         elif isinstance(image, np.ndarray):
             pixels, place = image, None
-        elif isinstance(image, DataArray):
+        elif isinstance(image, DataArray) and isinstance(image.dims, tuple):  # not a Dataset
             pixels, place = _read_array(image, bands)
             fill = image.attrs.get("_FillValue", image.encoding.get("_FillValue"))
             if fill is not None:
@@ -529,20 +530,31 @@ def _read_array(array: DataArray, names: Sequence[str]) -> tuple[UInt8Array, Geo
         )
     rows, cols = reversed(rest) if rest[0] in _X or rest[1] in _Y else rest
     order = [array.dims.index(name) for name in (rows, cols, bands[0])]
-    pixels = np.ascontiguousarray(array.values.transpose(order))
+    pixels = array.values.transpose(order)
+    labels = np.asarray(array.coords[bands[0]].values) if bands[0] in array.coords else np.empty(0)
+    if labels.dtype.kind in "OTU":
+        found = [str(label).lower() for label in labels.ravel().tolist()]
+        if any(found.count(name) != 1 for name in names):
+            raise UsageError(
+                f"The DataArray has the bands {', '.join(found)}; expected one each of {', '.join(names)}. "
+                f"Rename them, or drop the names if bands are in this order: "
+                f"array.drop_vars({str(bands[0])!r})."
+            )
+        pixels = pixels[..., [found.index(name) for name in names]]
     if pixels.dtype != np.uint8 or pixels.shape[2] != len(names):
         raise UsageError(
             f"The DataArray has {pixels.shape[2]} bands of {pixels.dtype}; expected {len(names)} of uint8: "
             f"{', '.join(names)}. Select them, for example array.sel(band=[1, 2, 3]), and scale values to "
             "0..255."
         )
+    image = np.ascontiguousarray(pixels, np.uint8)
     if "spatial_ref" not in array.coords or not {rows, cols} <= set(array.coords):
-        return pixels, None
+        return image, None
     attributes = array.coords["spatial_ref"].attrs
     text = attributes.get("crs_wkt") or attributes.get("spatial_ref")
     x, y = (np.asarray(array.coords[name].values, np.float64) for name in (cols, rows))
     if not text or min(x.size, y.size) < 2:
-        return pixels, None
+        return image, None
     steps = [float(values[-1] - values[0]) / (values.size - 1) for values in (x, y)]
     for values, step in zip((x, y), steps, strict=True):
         if not np.allclose(np.diff(values), step, rtol=1e-3, atol=0):
@@ -552,7 +564,7 @@ def _read_array(array: DataArray, names: Sequence[str]) -> tuple[UInt8Array, Geo
         crs = CRS.from_user_input(str(text))
     except CRSError as error:
         raise UsageError(f"The CRS of the DataArray cannot be read: {error}.") from error
-    return pixels, Georeference(crs, Affine(steps[0], 0, corner[0], 0, steps[1], corner[1]))
+    return image, Georeference(crs, Affine(steps[0], 0, corner[0], 0, steps[1], corner[1]))
 
 
 def _named_swatch(legend: Legend, name: str) -> str:

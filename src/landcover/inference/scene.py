@@ -42,6 +42,9 @@ from landcover.windows import Window
 WORK = "LANDCOVER_WORK"
 """Tag of a map: digest of the scene's content and of the options that change it."""
 
+CONTEXT = "LANDCOVER_CONTEXT"
+"""Tag of a map with neighbours: digest of their content, and of the position of the scene among them."""
+
 SAMPLES, SAMPLE_BYTES = 64, 1 << 18
 """A file larger than all these samples (16 MB) is identified by them, which costs little at any size."""
 
@@ -120,14 +123,18 @@ class Inputs:
 
     Attributes:
         states: Path, bytes and time of change of each file that exists.
+        own: Paths of the files but those of neighbours, which are read as context.
     """
 
     def __init__(self, task: Task, options: PredictOptions) -> None:
         self._task, self._options = task, options
-        self._lock, self._digest = Lock(), ""
-        files = [file for scene in task.files for file in files_of(scene)]
+        self._lock, self._digests = Lock(), dict[str, str]()
+        own = task.files[:1] if task.has_context else task.files
+        files = [file for scene in own for file in files_of(scene)]
         if options.aoi is not None:
             files += vector_files(options.aoi)
+        self.own = frozenset(map(str, files))
+        files += [file for scene in task.files[len(own) :] for file in files_of(scene)]
         self.states: list[tuple[str, int, int]] = []
         for file in files:
             with suppress(OSError):  # such as one that does not exist, which its reader reports
@@ -139,30 +146,33 @@ class Inputs:
         return Inputs(self._task, self._options).states != self.states
 
     @property
-    def digest(self) -> str:
-        """Digest of all that a map depends on but the model: the scene's content and the options.
+    def digests(self) -> dict[str, str]:
+        """All that a map depends on but the model, by tag: :data:`WORK`, and :data:`CONTEXT` of neighbours.
 
-        It does not depend on where the scene is and when it was written.
+        They do not depend on where the files are and when they were written.
 
         Raises:
             ImageError: If a file cannot be read.
         """
         with self._lock:  # a thread may be at it
-            self._digest = self._digest or self._compute()
-        return self._digest
+            self._digests = self._digests or self._compute()
+        return self._digests
 
-    def _compute(self) -> str:
-        task, content = self._task, list[object]()
+    def _compute(self) -> dict[str, str]:
+        task, own, others = self._task, list[object](), list[object]()
         if not task.files:
-            content = [task.content or version_name(str(task.image)) or task.name]
-        if task.mosaic is not None and task.has_context:  # windows depend on the frame
-            content.append([task.mosaic.height, task.mosaic.width, *task.mosaic.pieces[0].window])
+            own = [task.content or version_name(str(task.image)) or task.name]
         try:
-            content += [_file_digest(Path(file)) for file, _, _ in self.states]
+            for file, _, _ in self.states:
+                (own if file in self.own else others).append(_file_digest(Path(file)))
         except OSError as error:
             raise ImageError(f"{error.filename} cannot be read: {error.strerror}.") from error
-        work = {"content": content, "options": self._options.identity() | {"aoi": None}}
-        return hashlib.sha256(json.dumps(work, default=str, sort_keys=True).encode()).hexdigest()
+        work = {"content": own, "options": self._options.identity() | {"aoi": None}}
+        found: dict[str, object] = {WORK: work}
+        if task.mosaic is not None and task.has_context:  # windows depend on the frame
+            found[CONTEXT] = [task.mosaic.height, task.mosaic.width, *task.mosaic.pieces[0].window, *others]
+        texts = {name: json.dumps(value, default=str, sort_keys=True) for name, value in found.items()}
+        return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
 
 
 def make_map(
@@ -198,7 +208,7 @@ def make_map(
         OutputError: If something cannot be written.
     """
     gsd, gsd_source = imagery.scale
-    tags = {**tags, "LANDCOVER_GSD": f"{gsd:g} ({gsd_source})", WORK: inputs.digest}
+    tags = {**tags, "LANDCOVER_GSD": f"{gsd:g} ({gsd_source})", **inputs.digests}
     _check_products(task, imagery, options)
     areas = ClassAreas(runtime.card.legend, pixel_areas(imagery.georeference, imagery.size, *imagery.scale))
     if options.zones is not None and imagery.georeference is not None:
