@@ -528,6 +528,18 @@ def test_predictions_beside_labels_are_not_images(tmp_path):
         open_dataset(tmp_path, legend=THREE)
 
 
+def test_predictions_are_no_part_of_a_data_set_and_are_named_where_one_is_missing(tmp_path):
+    root, image = tmp_path / "data", np.random.default_rng(0).integers(0, 255, (SIZE, SIZE, 3))
+    for name in ("0", "1"):
+        save(root / f"images/{name}.png", image)
+        save(root / f"labels/{name}.png", OWN)
+    for name in ("0", "1", "1_mask"):
+        save(root / f"predictions/{name}.png", OWN)
+    assert [item.key for item in open_dataset(root, legend=THREE).labelled] == ["images/0", "images/1"]
+    with pytest.raises(DataError, match=r"has 0\.png, 1\.png, 1_mask\.png.*images/0_mask\.png"):
+        evaluate(root, "all:all", predictions=root / "predictions", legend=THREE)
+
+
 @pytest.mark.parametrize(
     ("images", "masks"),
     [

@@ -26,7 +26,7 @@ from landcover.raster import (
     write_map,
 )
 from landcover.raster import scene as scene_module
-from landcover.raster.bands import to_bytes
+from landcover.raster.bands import choose_bands, to_bytes
 from landcover.windows import Window
 
 COLOURS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
@@ -715,3 +715,28 @@ def test_a_scene_gives_its_share_of_the_cache_back(tmp_path):
     for scene, left in ((second, one), (first, before)):
         scene.close()
         assert get_gdal_config("GDAL_CACHEMAX") == left
+
+
+@pytest.mark.parametrize(
+    ("lengths", "interpretation", "chosen", "noted"),
+    [
+        (["0,48", "0,56", "0,66"], False, (3, 2, 1), False),  # decimal commas
+        (["480", "560", "660"], True, (3, 2, 1), False),
+        (["842", "660", "560"], True, (1, 2, 3), True),  # no blue
+        (["842", "660", "560"], False, (1, 2, 3), True),
+        (["4800", "5600", "6600"], False, (1, 2, 3), True),  # of another unit
+    ],
+)
+def test_wavelengths_name_bands_or_are_reported(tmp_path, lengths, interpretation, chosen, noted):
+    path = save_raster(tmp_path / "a.tif", np.full((40, 40, 3), 90, np.uint8))
+    with rasterio.open(path, "r+") as file:
+        if not interpretation:
+            file.colorinterp = [ColorInterp.gray, ColorInterp.undefined, ColorInterp.undefined]
+        for band, text in enumerate(lengths, 1):
+            file.update_tags(band, wavelength=text)
+    with rasterio.open(path) as file:
+        found, note = choose_bands("a.tif", file, None)
+    assert (found, note is not None) == (chosen, noted)
+    if noted:
+        assert lengths[0] in note
+        assert "--bands" in note

@@ -19,6 +19,8 @@ SUBSETS: Mapping[str, str] = {
 """Subset that a folder of this name holds."""
 
 _PICTURE = re.compile(rf".*(?:{'|'.join(map(re.escape, PICTURE_SUFFIXES | MASK_SUFFIXES))})", re.IGNORECASE)
+_PREDICTED = re.compile(r"(?:^|/)(?:preds?|predicted|predictions?)/", re.IGNORECASE)
+"""Folders that are no part of a data set."""
 _FORMS = frozenset({"instance", "color", "colour"})
 """Words of mask names that say how the labels are stored."""
 _LETTERS = frozenset({"l", "m"})
@@ -38,6 +40,8 @@ def pair_by_words(root: Path, paths: Sequence[str]) -> Pairs:
     """Pair the files whose paths are equal without the words for images and masks."""
     by_key: dict[tuple[str, ...], dict[str, list[str]]] = {}
     for path in filter(_PICTURE.fullmatch, paths):
+        if _PREDICTED.search(path):
+            continue
         role, key = _role(path)
         by_key.setdefault(key, {}).setdefault(role, []).append(path)
     _remove_letters(by_key)

@@ -68,7 +68,7 @@ def from_folder(
         candidates = [folder / f"{item.key}{ending}" for ending in _ENDINGS]
         path = next((path for path in candidates if path.is_file()), None)
         if path is None:
-            problems.append(f"{item.key}: {candidates[0]} does not exist")
+            problems.append(f"{item.key}: neither {candidates[0]} nor {item.key}.png exists")
             continue
         try:
             found, expected = image_size(path), dataset.size(item)
@@ -87,9 +87,11 @@ def from_folder(
         except MaskError as error:
             problems.append(f"{item.key}: {error}")
     if problems:
+        names = sorted(path.name for path in folder.iterdir())
+        shown = f"The folder has {', '.join(names[:3])}{', …' * (len(names) > 3)}. " if names else ""
         raise DataError(
-            f"{len(problems)} of {len(items)} predictions in {folder} cannot be scored. Expected one map for "
-            "each item, with the size of its image: " + "; ".join(problems)
+            f"{len(problems)} of {len(items)} predictions in {folder} cannot be scored. {shown}Expected one "
+            "map for each item, with the size of its image: " + "; ".join(problems)
         )
 
     def predict(item: Item) -> PredictedMap:

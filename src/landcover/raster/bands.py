@@ -60,6 +60,7 @@ def choose_bands(
     note = None
     names = RGB if bands is None else bands.names if isinstance(bands, BandSelection) else ()
     described = [text for text in reader.descriptions if text and not _NO_NAME.fullmatch(text.strip())]
+    described = described or [text for text in _wavelengths(reader).values() if text]
     described = described if all(map(is_plain, described)) else []
     named, by_interpretation = _named(reader, names)
     if named is not None:
@@ -172,16 +173,23 @@ def _by_description(texts: Sequence[str]) -> tuple[int, ...] | None:
     return _one_each([[n for n, own in enumerate(numbers, 1) if own == number] for number in "432"])
 
 
+def _wavelengths(reader: DatasetReader) -> dict[int, str]:
+    """Return the text of the tag with the wavelength of each band; empty where there is none."""
+    found = {}
+    for band in range(1, reader.count + 1):
+        tags = {**reader.tags(band), **reader.tags(band, ns="IMAGERY")}
+        found[band] = next((value for name, value in tags.items() if "wavelength" in name.lower()), "")
+    return found
+
+
 def _by_wavelength(reader: DatasetReader) -> tuple[int, ...] | None:
     """Return the bands nearest to the middle of red, green and blue, if they are within the colours."""
     if reader.count < 3:
         return None
     lengths = {}
-    for band in range(1, reader.count + 1):
-        tags = {**reader.tags(band), **reader.tags(band, ns="IMAGERY")}
-        text = next((value for name, value in tags.items() if "wavelength" in name.lower()), "")
-        if (match := re.match(r"\s*(\d+(?:\.\d+)?)", text)) is not None:
-            number = float(match[1])
+    for band, text in _wavelengths(reader).items():
+        if (match := re.match(r"\s*(\d+(?:[.,]\d+)?)", text)) is not None:
+            number = float(match[1].replace(",", "."))
             lengths[band] = number * 1000 if number < 20 else number  # micrometres
     within = [
         sorted((abs(nm - middle), band) for band, nm in lengths.items() if low <= nm <= high)
