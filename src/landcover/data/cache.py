@@ -262,20 +262,20 @@ def open_dataset(path: str | Path | Dataset, **options: Unpack[DataOptions]) -> 
         raise TypeError(f"Found the options {', '.join(unknown)}; expected some of {', '.join(known)}.")
     if isinstance(path, Dataset):
         vector = getattr(path, "vector", None)
-        own = {**vars(path), "labels": vector and vector.source}
-        given = [
+        current = {**vars(path), "labels": vector and vector.source}
+        refused = [
             name
             for name, value in options.items()
-            if value is not None and value != own.get(name) and (name, value) != ("reading", Reading())
+            if value is not None and value != current.get(name) and (name, value) != ("reading", Reading())
         ]
-        if given:
-            raise UsageError(f"{path.root} is open already. Pass {', '.join(given)} to open_dataset instead.")
+        if refused:
+            raise UsageError(
+                f"{path.root} is open already. Pass {', '.join(refused)} to open_dataset instead."
+            )
         return path
     path = Path(path)
-    return _open_cache(path, **options) if is_cache(path) else open_folder(path, **options)
-
-
-def _open_cache(path: Path, **options: Unpack[DataOptions]) -> CacheDataset:
+    if not is_cache(path):
+        return open_folder(path, **options)
     legend, gsd = options.get("legend"), options.get("gsd")
     if options.get("labels") is not None:
         raise UsageError(f"{path} is a cache, which has its labels; expected the folder of scenes.")

@@ -3,7 +3,6 @@
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Unpack
@@ -267,6 +266,14 @@ def verify(
     def shares(pixels: Int64Array) -> dict[str, float]:
         return dict(zip(legend.names, (pixels / max(pixels.sum(), 1)).tolist(), strict=True))
 
+    notes = _notes(dataset, class_pixels, forms)
+    if lacking:
+        notes.append(
+            f"{len(lacking)} of {len(dataset.items)} images, most of all "
+            f"{max(lacking, key=lacking.__getitem__)}, have pixels without imagery: declared nodata, or rows "
+            f"and columns of one value at the edges. They are {100 * sum(lacking.values()) / pixels:.2g} % "
+            "of all pixels, and their labels do not count. To use those of undeclared fill, pass --fill keep."
+        )
     return VerifyReport(
         layout=dataset.layout,
         pairing=dataset.found.rule if isinstance(dataset, FolderDataset) else None,
@@ -299,7 +306,7 @@ def verify(
             for name, counts in sorted(folders.items())
         },
         forms=dict(sorted(forms.items())),
-        notes=_notes(dataset, class_pixels, forms) + _lacking_note(lacking, len(dataset.items), pixels),
+        notes=notes,
         class_share=shares(class_pixels),
         class_share_by_part={name: shares(t.class_pixels) for name, t in parts.items() if t.pairs},
         duplicates=repeated,
@@ -331,16 +338,3 @@ def _notes(dataset: Dataset, class_pixels: Int64Array, forms: Counter[str]) -> l
                 f"legend {legend.name!r}, their values are."
             )
     return notes
-
-
-def _lacking_note(lacking: Mapping[str, int], images: int, pixels: int) -> list[str]:
-    """Return what fraction of all pixels lacks imagery, given their number in the images where some do."""
-    if not lacking:
-        return []
-    most = max(lacking, key=lacking.__getitem__)
-    return [
-        f"{len(lacking)} of {images} images, most of all {most}, have pixels without imagery: declared "
-        "nodata, or rows and columns of one value at the edges. They are "
-        f"{100 * sum(lacking.values()) / pixels:.2g} % of all pixels, and their labels do not count. To use "
-        "those of undeclared fill, pass --fill keep."
-    ]

@@ -1,10 +1,8 @@
 """Processes on this machine that do the units of a fleet."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from landcover.fleet.units import Outcome
 from landcover.fleet.work import Setup, Worker
 from landcover.inference import workers
 from landcover.machine import processors
@@ -20,8 +18,4 @@ class LocalEngine(workers.LocalEngine):
 
     def __init__(self, setup: Setup, count: int) -> None:
         threads = setup.threads or max(1, processors() // count)
-        super().__init__(partial(_begin, replace(setup, threads=threads)), count)
-
-
-def _begin(setup: Setup) -> Callable[[str], Outcome]:
-    return Worker(setup).do
+        super().__init__(partial(Worker.begin, replace(setup, threads=threads)), count)

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
@@ -19,7 +20,7 @@ from rasterio.warp import transform_bounds
 from landcover._gdal import CPLE_BaseError, is_address, open_raster, subdataset_file
 from landcover.errors import DataError, ImageError, UsageError
 from landcover.fleet.stac import is_search, read_items
-from landcover.fleet.units import ETAG, PLAN, Box, Pin, Plan, Unit, stored_options, write_plan
+from landcover.fleet.units import ETAG, PLAN, Pin, Plan, Unit, stored_options, write_plan
 from landcover.inference.grid import check_windows
 from landcover.inference.options import PredictOptions
 from landcover.inference.plan import NO_IMAGE, Task, declared_crs, find_tasks, open_imagery
@@ -30,7 +31,7 @@ from landcover.model.card import ModelCard, model_digest, resolve_model
 from landcover.model.runtimes import Precision, Runtime, choose_runtime, open_model
 from landcover.model.stac import stac_item
 from landcover.raster import display_name, pixel_size
-from landcover.raster.georeference import Georeference, georeference_of
+from landcover.raster.georeference import georeference_of
 from landcover.scale import unknown_gsd
 from landcover.storage.scenes import scene_version
 from landcover.storage.store import Store, open_store
@@ -186,7 +187,9 @@ def _units(
     digest_of: Callable[[Path], str],
 ) -> Iterator[Unit]:
     """Yield the unit of a scene; of a large one the units of its row blocks, then the one that assembles."""
-    shape, place = _header(task.image, options)
+    shape, place = None, None
+    with suppress(RasterioError, ImageError, CPLE_BaseError), open_raster(task.image) as reader:
+        shape, place = reader.shape, georeference_of(reader, declared_crs(options))[0]
     size = shape = task.size or shape
     scene = str(task.image if isinstance(task.image, str) else task.image.absolute())
     if file := subdataset_file(scene):
@@ -205,7 +208,11 @@ def _units(
     if gsd is None and place is not None and size is not None:
         gsd = pixel_size(place, *size)
     pixels = 0 if size is None else math.prod(size)
-    bbox = None if place is None or size is None else _degrees(place, size)
+    bbox = None
+    if place is not None and size is not None:
+        with suppress(RasterioError, CPLE_BaseError):
+            box = transform_bounds(place.crs, CRS.from_epsg(4326), *place.extent(*size))
+            bbox = tuple(round(side, 7) for side in box) if np.isfinite(box).all() else None
     frame = None if task.mosaic is None else (task.mosaic.height, task.mosaic.width)
     pieces = () if task.mosaic is None else task.mosaic.pieces
     unit = Unit(
@@ -242,23 +249,6 @@ def _units(
         keys.append(plan.key(part))
         yield part
     yield replace(unit, parts=tuple(keys), pixels=0, model_pixels=0, square_metres=0.0)
-
-
-def _header(image: str | Path, options: PredictOptions) -> tuple[tuple[int, int] | None, Georeference | None]:
-    """Return the size and the georeference of a scene, as far as they can be read."""
-    try:
-        with open_raster(image) as reader:
-            return reader.shape, georeference_of(reader, declared_crs(options))[0]
-    except (RasterioError, ImageError, CPLE_BaseError):
-        return None, None
-
-
-def _degrees(place: Georeference, size: tuple[int, int]) -> Box | None:
-    try:
-        box = transform_bounds(place.crs, CRS.from_epsg(4326), *place.extent(*size))
-    except (RasterioError, CPLE_BaseError):
-        return None
-    return tuple(round(side, 7) for side in box) if np.isfinite(box).all() else None
 
 
 def _pins(task: Task, options: PredictOptions, digest_of: Callable[[Path], str]) -> Iterator[Pin]:

@@ -287,7 +287,11 @@ def write_plan(
                 seconds += unit.model_pixels / pixels_per_s
                 square_km += unit.square_metres / 1e6
                 if unit.blocks is None:
-                    bbox = _united(bbox, unit.bbox)
+                    if bbox is None or unit.bbox is None:
+                        bbox = bbox or unit.bbox
+                    else:
+                        west, south, east, north = zip(bbox, unit.bbox, strict=True)
+                        bbox = min(west), min(south), max(east), max(north)
                     task = unit.task(Path(unit.output).parent)
                     for name in map(Path.as_posix, reversed(products(task, plan.predict_options))):
                         if hash(name.casefold()) in outputs:
@@ -321,13 +325,6 @@ def write_plan(
             "another --out, or run that plan."
         )
     return found
-
-
-def _united(one: Box | None, other: Box | None) -> Box | None:
-    if one is None or other is None:
-        return one or other
-    west, south, east, north = zip(one, other, strict=True)
-    return min(west), min(south), max(east), max(north)
 
 
 def read_plan(store: Store) -> Plan:

@@ -7,7 +7,7 @@ import os
 import tempfile
 import weakref
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -80,6 +80,11 @@ class Worker:
         DataError: If the store has no plan.
         ModelError: If the model in the store is not that of the plan.
     """
+
+    @classmethod
+    def begin(cls, setup: Setup) -> Callable[[str], Outcome]:
+        """Return :meth:`do` of a new worker, in a process of its own."""
+        return cls(setup).do
 
     def __init__(self, setup: Setup) -> None:
         self._store: Store = open_store(setup.store)

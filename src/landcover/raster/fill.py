@@ -57,7 +57,13 @@ class Fill(NamedTuple):
             )
         if self.corners:
             values = " and ".join(map(_shown, self.corners))
-            what_to_do = _how_to_declare(self.corners[0], is_whole)
+            value = self.corners[0]
+            what_to_do = f"pass --nodata {value[0]:g}"
+            if _is_colour(value):
+                numbers = " ".join(f"{number:g}" for number in value)
+                what_to_do = "mark them by an alpha band (--alpha) or a mask file"
+                if is_whole:
+                    what_to_do = f'mark them: gdalwarp -srcnodata "{numbers}" -dstalpha IN OUT.tif'
             found.append(
                 f"{name} has corners of the one value {values}, which it does not declare as nodata: they "
                 f"are mapped as imagery. If they are not imagery, {what_to_do}."
@@ -108,16 +114,6 @@ def _shown(value: Value) -> str:
     """Return a value as text: one number where all bands have the same."""
     numbers = [f"{number:g}" for number in value]
     return f"({', '.join(numbers)})" if _is_colour(value) else numbers[0]
-
-
-def _how_to_declare(value: Value, is_whole: bool) -> str:
-    """Return what to do so that pixels of a value are nodata."""
-    if not _is_colour(value):
-        return f"pass --nodata {value[0]:g}"
-    if not is_whole:
-        return "mark them by an alpha band (--alpha) or a mask file"
-    numbers = " ".join(f"{number:g}" for number in value)
-    return f'mark them: gdalwarp -srcnodata "{numbers}" -dstalpha IN OUT.tif'
 
 
 def _one_value(values: npt.NDArray[Any]) -> Value | None:

@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -134,20 +134,6 @@ def _corner(own: Georeference, place: Georeference, size: Size) -> tuple[int, in
     return int(whole[0]), int(whole[1])
 
 
-def _shift(first: Georeference, place: Georeference) -> tuple[int, int]:
-    """Return how far a corner is from whole pixels of another grid, down and across, by _SHIFT_PX."""
-    col, row = np.concatenate(first.pixels(*place.points(np.zeros(1), np.zeros(1))))
-    steps = np.nan_to_num(np.array([row % 1, col % 1]) / _SHIFT_PX).astype(int) % _SHIFTS
-    return int(steps[0]), int(steps[1])
-
-
-def _around(down: int, across: int) -> Iterator[tuple[int, int]]:
-    """Yield shifts that differ from one by a step at most."""
-    for row in (down - 1, down, down + 1):
-        for col in (across - 1, across, across + 1):
-            yield row % _SHIFTS, col % _SHIFTS
-
-
 class Neighbours:
     """Files that adjoin or overlap on one grid, each the context of the others.
 
@@ -179,13 +165,17 @@ class Neighbours:
             a, b, _, d, e, _ = place.transform[:6]
             steps = tuple(f"{step:.6g}" for step in (a, b, d, e))
             first, grids = alike.setdefault((place.crs.to_wkt(), header.dtypes, steps), (place, {}))
-            shift = _shift(first, place)
-            near = (grids.get(each, []) for each in _around(*shift))
+            # How far the corner is from whole pixels of the first grid, and shifts a step at most from there.
+            col, row = np.concatenate(first.pixels(*place.points(np.zeros(1), np.zeros(1))))
+            offset = np.nan_to_num(np.array([row % 1, col % 1]) / _SHIFT_PX).astype(int)
+            down, across = (offset % _SHIFTS).tolist()
+            shifts = product((down - 1, down, down + 1), (across - 1, across, across + 1))
+            near = (grids.get((r % _SHIFTS, c % _SHIFTS), []) for r, c in shifts)
             fits = ((number, _corner(origin, place, size)) for number, origin in sorted(chain(*near)))
             grid, corner = next((pair for pair in fits if pair[1] is not None), (numbers, None))
             if corner is None:
                 corner, numbers = (0, 0), numbers + 1
-                grids.setdefault(shift, []).append((grid, place))
+                grids.setdefault((down, across), []).append((grid, place))
             table.extend((grid, *corner, *size))
         self._boxes = np.array(table, np.int64).reshape(-1, 5)
         self._folder_of = np.array(folder_of, np.int64)
