@@ -331,7 +331,7 @@ def test_refused_scenes_say_why(tmp_path):
         ("wide.tif", {}, ImageError, "--scaling MINIMUM,MAXIMUM.*--scaling percentile"),
         ("map.tif", {}, ImageError, "colour table"),
         ("p.png", {}, ImageError, "colour table"),
-        ("empty.tif", {}, ImageError, "empty.tif is not a supported raster"),
+        ("empty.tif", {}, ImageError, r"empty\.tif is empty \(0 bytes\)"),
         ("text.tif", {}, ImageError, "text.tif is not a supported raster.*no raste"),
         ("missing.tif", {}, ImageError, "No such file"),
         (".", {}, ImageError, "is not a file"),

@@ -20,7 +20,7 @@ SUBSETS: Mapping[str, str] = {
 
 _PICTURE = re.compile(rf".*(?:{'|'.join(map(re.escape, PICTURE_SUFFIXES | MASK_SUFFIXES))})", re.IGNORECASE)
 _PREDICTED = re.compile(r"(?:^|/)(?:preds?|predicted|predictions?)/", re.IGNORECASE)
-"""Folders that are no part of a data set."""
+"""Folders that do not belong to a data set."""
 _FORMS = frozenset({"instance", "color", "colour"})
 """Words of mask names that say how the labels are stored."""
 _LETTERS = frozenset({"l", "m"})
