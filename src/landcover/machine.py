@@ -22,7 +22,7 @@ from landcover.errors import OutOfMemoryError, OutputError
 
 _PROC, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 _UNLIMITED = 1 << 62
-"""Version 1 contains a number near 2^63 where there is no limit."""
+"""A limit from here on is none: version 1 of control groups then states a number near 2^63."""
 
 _NO_MEMORY = re.compile(
     r"bad_alloc|not enough memory|out of memory|(can't|cannot|failed to|could not|unable to) allocate"

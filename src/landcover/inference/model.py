@@ -157,8 +157,8 @@ class Model:
                 ``xarray.DataArray`` of as many 8-bit bands, with dimensions such as (band, y, x) or
                 (y, x, band), and the coordinates ``x``, ``y`` and ``spatial_ref`` where it is georeferenced
                 (bands with names, such as ``red``, are taken by them); or the path or URL of an image.
-                Nodata are the masked pixels of a masked array, and those of
-                the DataArray's ``_FillValue``, in all bands; arrays are not searched for undeclared fill.
+                Nodata are the masked pixels of a masked array, and those of the DataArray's ``_FillValue``,
+                in all bands; arrays are not searched for undeclared fill.
             gsd: Metres per pixel, which an array without georeference needs. ``"model"`` assumes the model's.
                 None: that of the georeference; for a file also that of ``landcover.yaml`` or its layout.
             options: Windows, views, small regions; for files also bands, scaling and the
