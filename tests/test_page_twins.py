@@ -186,7 +186,9 @@ def test_bands_are_chosen_as_in_python(model_bands, tmp_path):
     cases = [(names, None, {}) for names in DESCRIBED]
     cases += [(("nir", "red", "x", "green"), None, {}), (("",) * 4, (5, 4, 3, 0), {})]
     cases += [
-        (("",) * 4, colours, {"CENTRAL_WAVELENGTH_UM": (0.84, 0.49, 0.56, 0.66)}) for colours in (None, rgba)
+        (("",) * 4, colours, {"CENTRAL_WAVELENGTH_UM": lengths})
+        for colours in (None, rgba)
+        for lengths in ((0.84, 0.49, 0.56, 0.66), ("0,84", "0,49", "0,56", "0,66"), (8.6, 9.1, 10.6, 11.3))
     ]
     cases += [(("Blau", "Grün", "Rot", "NIR"), rgba, {}), (("B", "G", "R"), rgba[:3], {})]
     for number, (names, colours, lengths) in enumerate(cases):

@@ -30,8 +30,8 @@ export interface BandTexts {
   descriptions: string[];
   /** Colour interpretation in lower case; empty: none. */
   kinds: string[];
-  /** Nanometres; null: unknown. */
-  wavelengths: (number | null)[];
+  /** As the file has them; empty: none. */
+  wavelengths: string[];
 }
 
 /** Return what GDAL's metadata and the TIFF's own tags state about bands. */
@@ -39,7 +39,7 @@ export function bandTexts(metadata: string, count: number, isColour: boolean, al
   const texts: BandTexts = {
     descriptions: new Array<string>(count).fill(""),
     kinds: Array.from({ length: count }, (_, i) => (alphas.includes(i) ? "alpha" : ((isColour && RGB[i]) || ""))),
-    wavelengths: new Array<number | null>(count).fill(null),
+    wavelengths: new Array<string>(count).fill(""),
   };
   for (const [, head, escaped] of metadata.matchAll(/<Item\s([^>]*)>([^<]*)</g)) {
     const attributes = Object.fromEntries([...head.matchAll(/(\w+)="([^"]*)"/g)].map(([, key, value]) => [key, value]));
@@ -49,8 +49,7 @@ export function bandTexts(metadata: string, count: number, isColour: boolean, al
     if (attributes.role === "description") texts.descriptions[band] = text;
     else if (attributes.role === "colorinterp") texts.kinds[band] = text.trim().toLowerCase();
     else if (/wavelength/i.test(attributes.name ?? "") && [undefined, "IMAGERY"].includes(attributes.domain)) {
-      const length = Number(/^\s*(\d+(?:\.\d+)?)/.exec(text)?.[1] ?? NaN);
-      if (length > 0) texts.wavelengths[band] ??= length < 20 ? length * 1000 : length;
+      texts.wavelengths[band] ||= text;
     }
   }
   return texts;
@@ -73,7 +72,8 @@ export function chooseBands(
   const { descriptions, kinds } = texts;
   const count = kinds.length;
   const listed = (bands: number[]): string => `bands ${bands.map((band) => band + 1).join(", ")}`;
-  const described = descriptions.filter((text) => text && !NO_NAME.test(text.trim()));
+  const own = descriptions.filter((text) => text && !NO_NAME.test(text.trim()));
+  const described = own.length ? own : texts.wavelengths.filter((text) => text);
   const shown = described.slice(0, MAX_SHOWN).map((text) => text.slice(0, MAX_CHARACTERS)).join(", ");
   const [named, byInterpretation] = namedBands(texts, model.bands);
   if (named) {
@@ -139,11 +139,15 @@ function byDescription(texts: string[]): number[] | null {
 }
 
 /** Return the bands nearest to the middle of red, green and blue, if they are within the colours. */
-function byWavelength(wavelengths: (number | null)[]): number[] | null {
+function byWavelength(texts: readonly string[]): number[] | null {
+  const lengths = texts.map((text) => {
+    const number = Number(/^\s*(\d+(?:[.,]\d+)?)/.exec(text)?.[1].replace(",", ".") ?? NaN);
+    return number < 20 ? number * 1000 : number; // micrometres
+  });
   return oneEach(
     WAVELENGTHS_NM.map(([low, middle, high]) => {
-      const within = indices(wavelengths, (nm) => nm !== null && nm >= low && nm <= high);
-      return within.sort((a, b) => Math.abs(wavelengths[a]! - middle) - Math.abs(wavelengths[b]! - middle)).slice(0, 1);
+      const within = indices(lengths, (nm) => nm >= low && nm <= high);
+      return within.sort((a, b) => Math.abs(lengths[a] - middle) - Math.abs(lengths[b] - middle)).slice(0, 1);
     }),
   );
 }
