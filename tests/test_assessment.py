@@ -9,10 +9,9 @@ import shapely
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.warp import transform
-from typer.testing import CliRunner
 
+from commands import invoke, refusal
 from imagefiles import save_raster
-from landcover.cli import build
 from landcover.errors import DataError, MaskError, OutputError, UsageError
 from landcover.evaluation.assessment import TruthOptions, assess
 from landcover.io import write_mask
@@ -370,10 +369,6 @@ def test_classes_with_too_few_points(tmp_path):
     assert any("'urban'" in w and "one point" in w for w in one.warnings)
 
 
-def run(*arguments):
-    return CliRunner().invoke(build(), ["evaluate", *map(str, arguments)])
-
-
 @pytest.fixture
 def pair(tmp_path):
     place, index = PLACES["projected"], blocks(15, holes=0)
@@ -385,14 +380,13 @@ def pair(tmp_path):
 
 
 def test_the_verb_prints_and_writes(pair, tmp_path):
-    done = run("--map", pair[0], "--truth", pair[1], "--json", tmp_path / "a.json")
-    assert done.exit_code == 0, done.output
+    words = ("evaluate", "--map", pair[0], "--truth", pair[1], "--json")
+    done = invoke(*words, tmp_path / "a.json")
     result = json.loads((tmp_path / "a.json").read_text())
     water = result["estimates"]["hectares"]["water"]
     assert f"{water['value']:,.2f} ± {1.96 * water['se']:,.2f}" in done.stdout
     assert "The estimates hold if the points were drawn at random" in done.stdout
-    piped = run("--map", pair[0], "--truth", pair[1], "--json", "-")
-    assert json.loads(piped.stdout) == result
+    assert json.loads(invoke(*words, "-").stdout) == result
     with pytest.raises(OutputError, match="exists already"):
         assess(*pair, json=tmp_path / "a.json")
     with pytest.raises(UsageError, match=r"expected a name that ends with \.json"):
@@ -413,9 +407,7 @@ def test_the_verb_prints_and_writes(pair, tmp_path):
     ],
 )
 def test_options_that_do_not_go_together(arguments, message):
-    done = run(*arguments)
-    assert isinstance(done.exception, UsageError)
-    assert message in str(done.exception)
+    assert message in refusal("evaluate", *arguments, error=UsageError)
 
 
 def test_options_of_another_kind_of_truth(pair, tmp_path):

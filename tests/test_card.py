@@ -19,10 +19,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
-from typer.testing import CliRunner
 
+from commands import invoke
 from fake_runtime import make_card
-from landcover.cli import build
 from landcover.errors import ConfigError, ModelError, OutputError, is_plain
 from landcover.legend import LandClass, Legend
 from landcover.model import ModelConfig
@@ -129,7 +128,7 @@ class TestRunFolder:
         (tmp_path / "last.safetensors").write_bytes(b"weights, optimiser, counters; no card")
         save_model(tmp_path / "best.safetensors", {}, CARD.model_copy(update={"licence": "best"}))
         assert read_card(tmp_path).licence == "best"
-        assert "best.safetensors" in TestInfo().invoke(tmp_path)
+        assert "best.safetensors" in invoke("info", tmp_path).stdout
         assert model_digest(tmp_path) == model_digest(tmp_path / "best.safetensors")
 
     def test_before_its_first_validation_has_no_model(self, tmp_path):
@@ -248,13 +247,8 @@ def test_class_values_come_back(tmp_path):
 
 
 class TestInfo:
-    def invoke(self, *arguments):
-        result = CliRunner().invoke(build(), ["info", *map(str, arguments)], catch_exceptions=False)
-        assert result.exit_code == 0
-        return result.stdout
-
     def test_prints_what_the_card_says(self, model):
-        lines = [" ".join(line.split()) for line in self.invoke(model).splitlines()]
+        lines = [" ".join(line.split()) for line in invoke("info", model).stdout.splitlines()]
         assert f"sha256 {model_digest(model)}" in lines
         assert "encoder resnet18" in lines
         assert "ground sample distance 1.195 m" in lines
@@ -268,20 +262,20 @@ class TestInfo:
     def test_text_from_a_card_gives_no_orders_to_the_terminal(self, tmp_path):
         recipe = {"a\x1b[2J": {"b\r": "c\x07\nd"}}
         save_model(tmp_path / "m.safetensors", {}, CARD.model_copy(update={"recipe": recipe}))
-        printed = self.invoke(tmp_path / "m.safetensors")
+        printed = invoke("info", tmp_path / "m.safetensors").stdout
         assert is_plain(printed.replace("\n", ""))
         assert "a\\x1b[2J" in printed
         assert "c\\x07" in printed
 
     def test_json_holds_the_whole_card(self, model, tmp_path):
-        printed = json.loads(self.invoke(model, "--json", "-"))
+        printed = json.loads(invoke("info", model, "--json", "-").stdout)
         assert printed.pop("sha256") == model_digest(model)
         assert printed.pop("file") == str(model)
         assert ModelCard.model_validate_json(json.dumps(printed)) == CARD
-        self.invoke(model, "--json", tmp_path / "card.json")
+        invoke("info", model, "--json", tmp_path / "card.json")
         assert json.loads((tmp_path / "card.json").read_text())["licence"] == "research only"
         with pytest.raises(OutputError, match="--force"):
-            self.invoke(model, "--json", tmp_path / "card.json")
+            invoke("info", model, "--json", tmp_path / "card.json")
 
 
 INT8_CARD = make_card().model_copy(

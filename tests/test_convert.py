@@ -6,10 +6,9 @@ import rasterio
 from affine import Affine
 from PIL import Image
 from rasterio.crs import CRS
-from typer.testing import CliRunner
 
+from commands import invoke
 from imagefiles import class_index, cut, photo, save, save_palette, save_raster
-from landcover.cli import build
 from landcover.data.conversion import convert
 from landcover.errors import DataError, OutputError, UsageError
 from landcover.legend import DEEPGLOBE
@@ -79,9 +78,8 @@ def test_a_legend_from_yaml_gives_its_own_index_order(tmp_path):
         save_palette(tmp_path / "palette.png", index, DEEPGLOBE.colours[:7]),
         save(tmp_path / "index.png", ((index + 1) % 7).astype(np.uint8)),
     ]
-    options = f"--to index --out {tmp_path}/out --legend {tmp_path}/glnet.yaml".split()
-    done = CliRunner().invoke(build(), ["convert", *map(str, files), *options])
-    assert done.exit_code == 0, done.output
+    options = ("--to", "index", "--out", tmp_path / "out", "--legend", tmp_path / "glnet.yaml")
+    invoke("convert", *files, *options)
     for file in files:
         np.testing.assert_array_equal(pixels(tmp_path / "out" / f"{file.stem}.png"), (index + 1) % 7)
 
@@ -109,10 +107,7 @@ def test_bad_files_are_reported_skipped_and_counted(masks, tmp_path):
     save(masks / "cmyk.jpg", photo(), mode="CMYK")
     cut(save(masks / "short.png", DEEPGLOBE.colours[class_index()]), -30)
     (masks / "empty.png").touch()
-    done = CliRunner().invoke(
-        build(), ["convert", str(masks), "--to", "index", "--out", str(tmp_path / "out")]
-    )
-    assert done.exit_code == 1
+    done = invoke("convert", masks, "--to", "index", "--out", tmp_path / "out", status=1)
     assert "Converted 2 of 7 masks" in done.output
     for name, reason in {
         "grey.png": "greyscale picture",

@@ -3,20 +3,15 @@
 import json
 
 import pytest
-from typer.testing import CliRunner
 
 import landcover
 import landcover.cli.demo as module
-from landcover.cli import build
+from commands import invoke
 from landcover.errors import ModelError, OutputError
 from landcover.io import read_mask
 from landcover.legend import DEEPGLOBE
 
 TINY = {"scenes": 8, "steps": 2, "size": 96, "large_size": 160}
-
-
-def call(*arguments):
-    return CliRunner().invoke(build(), ["demo", *arguments], catch_exceptions=False)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -36,8 +31,7 @@ def tiny():
 def finished(tmp_path_factory, tiny):
     """A demo gone through once, tiny."""
     out = tmp_path_factory.mktemp("world") / "demo"
-    result = call("--out", str(out), "--seed", "5")
-    assert result.exit_code == 0, result.output
+    result = invoke("demo", "--out", out, "--seed", "5")
     assert [f"[{number}/6]" in result.stderr for number in range(1, 7)] == [True] * 6
     assert str(out / "report.html") in result.stdout
     return out
@@ -64,8 +58,7 @@ def test_the_summary_has_the_scores_of_network_and_baselines(finished):
 
 def test_the_second_time_only_the_result_is_shown(finished):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
-    result = call("--out", str(finished), "--seed", "5")
-    assert result.exit_code == 0
+    result = invoke("demo", "--out", finished, "--seed", "5")
     assert "[1/6]" not in result.stderr
     assert str(finished / "summary.json") in result.stdout
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
@@ -74,7 +67,7 @@ def test_the_second_time_only_the_result_is_shown(finished):
 @pytest.mark.parametrize(("words", "fact"), [(["--seed", "6"], "seed"), (["--full"], "steps 2")])
 def test_another_demo_does_not_replace_it(finished, words, fact):
     with pytest.raises(OutputError, match=fact) as caught:
-        call("--out", str(finished), *(["--seed", "5"] if "--full" in words else []), *words)
+        invoke("demo", "--out", finished, *(["--seed", "5"] if "--full" in words else []), *words)
     assert "--force" in str(caught.value)
     assert json.loads((finished / "summary.json").read_text())["settings"]["seed"] == 5
 
@@ -83,7 +76,7 @@ def test_another_demo_does_not_replace_it(finished, words, fact):
 def test_a_folder_of_something_else_is_left_alone(tmp_path, words):
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(OutputError, match="not a demo"):
-        call("--out", str(tmp_path), *words)
+        invoke("demo", "--out", tmp_path, *words)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
@@ -108,12 +101,11 @@ def test_stopped_in_training_it_continues_there(tmp_path, monkeypatch):
 
     monkeypatch.setattr("landcover.predict", without_model, raising=False)
     monkeypatch.setattr("landcover.train", interrupted, raising=False)
-    stopped = call("--out", str(out), "--force")
-    assert stopped.exit_code == 130
+    stopped = invoke("demo", "--out", out, "--force", status=130)
     assert "starter is missing" in stopped.stderr
     assert not (out / "summary.json").exists()
     scenes = {path: path.stat().st_mtime_ns for path in (out / "data").rglob("*.png")}
     monkeypatch.setattr("landcover.train", train, raising=False)
-    assert call("--out", str(out)).exit_code == 0
+    invoke("demo", "--out", out)
     assert {path: path.stat().st_mtime_ns for path in (out / "data").rglob("*.png")} == scenes
     assert (out / "own.txt").exists()

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from affine import Affine
 from PIL import Image
-from typer.testing import CliRunner
 
+from commands import invoke
 from fleet_world import Here
 from imagefiles import PLACE, save_raster
-from landcover.cli import build
 from landcover.data.synthetic import make_dataset, make_scene
 from landcover.legend import DEEPGLOBE
 from landcover.model import bundled
@@ -71,8 +70,7 @@ def run_command(command, folder):
         command = command.replace(long, short)
     program, *arguments = shlex.split(command)
     assert program == "landcover", command
-    result = CliRunner().invoke(build(), arguments)
-    assert result.exit_code == 0, f"{command}\n{result.output}\n{result.exception!r}"
+    assert invoke(*arguments, status=None).exit_code == 0, command
 
 
 @pytest.fixture(scope="module")

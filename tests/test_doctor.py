@@ -1,16 +1,12 @@
 import json
 from importlib import import_module, metadata
 
-from typer.testing import CliRunner
-
+from commands import invoke
 from fake_runtime import ColourRuntime
-from landcover import cli
 
 
 def findings(*options):
-    result = CliRunner().invoke(cli.build(), ["doctor", "--json", "-", *options])
-    assert result.exit_code == 0
-    return json.loads(result.stdout)
+    return json.loads(invoke("doctor", "--json", "-", *options).stdout)
 
 
 def test_the_findings_are_those_of_this_machine():

@@ -5,10 +5,9 @@ import pytest
 from affine import Affine
 from PIL import Image
 from rasterio.crs import CRS
-from typer.testing import CliRunner
 
+from commands import refusal
 from fake_runtime import ColourRuntime, make_card
-from landcover.cli import build
 from landcover.data import folder, verify
 from landcover.errors import DataError, MaskError, OutputError, SplitError, UsageError
 from landcover.evaluation import EvaluateOptions, evaluate
@@ -308,8 +307,8 @@ def test_calibration_needs_a_model_and_boundaries_need_metres(data, tmp_path):
     with pytest.raises(UsageError, match=r"--boundaries needs.*--gsd"):
         scored(data, predictions=maps, boundaries=True)
     assert scored(data, predictions=maps, gsd=1.0, boundaries=True).boundaries
-    refused = run("--map", tmp_path / "m.tif", "--truth", tmp_path / "t.gpkg", "--calibration", "--borders")
-    assert "without --calibration, --boundaries" in str(refused.exception)
+    words = ("--map", tmp_path / "m.tif", "--truth", tmp_path / "t.gpkg", "--calibration", "--borders")
+    assert "without --calibration, --boundaries" in refusal("evaluate", *words)
 
 
 def tables_of(*pairs):
@@ -408,7 +407,3 @@ def test_paths_in_the_result_lead_there_from_everywhere(data, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     result = evaluate("data", "folders:val", predictions="maps")
     assert (result.data, result.predictions) == (data, tmp_path / "maps")
-
-
-def run(*arguments):
-    return CliRunner().invoke(build(), ["evaluate", *map(str, arguments)])

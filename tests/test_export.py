@@ -13,11 +13,10 @@ import onnxruntime
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner
 
 import landcover
+from commands import invoke
 from export_world import WINDOW_PX, noise, reuse_graph, tiny_runtime, write_run
-from landcover.cli import build
 from landcover.data.synthetic import make_scene
 from landcover.errors import ModelError, OutputError, SplitError, UsageError
 from landcover.exporting.onnxfile import check_plugin_format
@@ -49,19 +48,14 @@ def test_int8_by_the_command_line(exported, tmp_path, monkeypatch):
     out, more = tmp_path / "deep" / "m.onnx", tmp_path / "more"
     more.mkdir()
     Image.fromarray(noise(48, seed=11)).save(more / "0_sat.jpg")
-    done = CliRunner().invoke(
-        build(),
-        [
-            *("export", str(run), "--out", str(out), "--int8", "--no-speed-gate", "a tiny network"),
-            *("--calibration", f"{data}:folders:train", "--calibration-images", "8"),
-            *("--calibration", str(more), "--compare", str(more), "--min-agreement", "0.5"),
-            *("--data", str(data), "--split", "folders:validation", "--max-miou-loss", "100"),
-            *("--gsd", "1.0", "--views", "2"),
-            *("--stac-mlm", str(tmp_path / "stac" / "m.json"), "--json", "-"),
-        ],
-        catch_exceptions=False,
+    done = invoke(
+        *("export", run, "--out", out, "--int8", "--no-speed-gate", "a tiny network"),
+        *("--calibration", f"{data}:folders:train", "--calibration-images", "8"),
+        *("--calibration", more, "--compare", more, "--min-agreement", "0.5"),
+        *("--data", data, "--split", "folders:validation", "--max-miou-loss", "100"),
+        *("--gsd", "1.0", "--views", "2"),
+        *("--stac-mlm", tmp_path / "stac" / "m.json", "--json", "-"),
     )
-    assert done.exit_code == 0, done.output
     report = json.loads(done.stdout)
     assert report["sha256"] == model_digest(out)
     assert report["bytes"] == out.stat().st_size

@@ -8,10 +8,9 @@ import pytest
 from affine import Affine
 from PIL import Image
 from rasterio.crs import CRS
-from typer.testing import CliRunner
 
+from commands import invoke, refusal
 from imagefiles import photo, save, save_raster
-from landcover import cli
 from landcover.config import dump_yaml, load_config
 from landcover.data import open_dataset, prepare, split
 from landcover.data.combined import combine
@@ -28,10 +27,6 @@ FIRST = Legend("one", tuple(LandClass(name, (i, 1, 1)) for i, name in enumerate(
 SECOND = Legend("two", tuple(LandClass(name, (i, 2, 2)) for i, name in enumerate(["?", "c", "a"])), 0)
 UTM = CRS.from_epsg(32633)
 INDEX = np.arange(64, dtype=np.uint8).reshape(8, 8) % 3
-
-
-def invoke(*arguments):
-    return CliRunner().invoke(cli.build(), ["train", *map(str, arguments)])
 
 
 def folder(root, legend, *, gsd=1, seed=0):
@@ -117,52 +112,44 @@ def test_config_yaml_reproduces_a_run_with_its_data_split_and_start(world, tmp_p
     run = tmp_path / "run"
     arguments = ("--data", world / "data", "--data", world / "more", "--init", world / "first")
     settings = ("--preset", world / "tiny.yaml", "--set", "gsd=1.5", "--set", "model.dropout=0.25")
-    found = invoke(*arguments, *settings, "--split", "folders", "--gsd", 1, "--out", run)
-    assert found.exit_code == 0, found.output
+    invoke("train", *arguments, *settings, "--split", "folders", "--gsd", 1, "--out", run)
     inputs = load_config(TrainConfig, run / "config.yaml").inputs
     assert (inputs.data, inputs.split) == ((str(world / "data"), str(world / "more")), "folders")
     assert (inputs.init, inputs.data_gsd) == (str(world / "first"), 1)
     assert inputs.command.startswith("landcover")
-    found = invoke("--preset", run / "config.yaml", "--out", tmp_path / "again")
-    assert found.exit_code == 0, found.output
+    invoke("train", "--preset", run / "config.yaml", "--out", tmp_path / "again")
     assert_same_tensors(run / "best.safetensors", tmp_path / "again/best.safetensors")
     assert_same_tensors(run / "last.safetensors", tmp_path / "again/last.safetensors")
     assert "inputs" not in read_card(run).recipe
-    other = invoke("--preset", run / "config.yaml", "--data", world / "data", "--out", tmp_path / "other")
-    assert other.exit_code == 0, other.output
+    invoke("train", "--preset", run / "config.yaml", "--data", world / "data", "--out", tmp_path / "other")
     assert load_config(TrainConfig, tmp_path / "other/config.yaml").inputs.data == (str(world / "data"),)
 
 
 def test_config_yaml_is_refused_for_data_that_have_changed(world, tmp_path):
     data = write_pairs(tmp_path / "data")
     config = ("--preset", world / "tiny.yaml", "--set", "steps=1", "--data", data, "--out", tmp_path / "run")
-    assert invoke(*config).exit_code == 0
+    invoke("train", *config)
     write_pairs(tmp_path / "data", train_images=5)
     again = ("--preset", tmp_path / "run/config.yaml", "--out", tmp_path / "again")
-    refused = invoke(*again)
-    assert isinstance(refused.exception, UsageError)
-    assert str(data) in str(refused.exception)
+    assert str(data) in refusal("train", *again, error=UsageError)
     assert not (tmp_path / "again/config.yaml").exists()
-    assert invoke(*again, "--data", data).exit_code == 0
+    invoke("train", *again, "--data", data)
 
 
 @pytest.mark.parametrize("changed", ["sat.jpg", "mask.png"])
 def test_images_and_masks_with_other_pixels_are_other_data(world, tmp_path, changed):
     data = write_pairs(tmp_path / "data")
     config = ("--preset", world / "tiny.yaml", "--data", data, "--out", tmp_path / "run")
-    assert invoke(*config, "--set", "steps=1").exit_code == 0
+    invoke("train", *config, "--set", "steps=1")
     flip(next(data.rglob(f"*{changed}")))
-    refused = invoke("--preset", tmp_path / "run/config.yaml", "--out", tmp_path / "again")
-    assert isinstance(refused.exception, UsageError)
-    assert "content_digest" in str(refused.exception)
-    refused = invoke(*config, "--set", "steps=1")
-    assert isinstance(refused.exception, ConfigError)
-    assert "differs in data_content" in str(refused.exception)
+    again = ("--preset", tmp_path / "run/config.yaml", "--out", tmp_path / "again")
+    assert "content_digest" in refusal("train", *again, error=UsageError)
+    assert "differs in data_content" in refusal("train", *config, "--set", "steps=1", error=ConfigError)
     text = (tmp_path / "run/config.yaml").read_text()
     lines = [line for line in text.splitlines(keepends=True) if "content_digest" not in line]
     assert len(lines) == text.count("\n") - 1
     (tmp_path / "older.yaml").write_text("".join(lines))
-    assert invoke("--preset", tmp_path / "older.yaml", "--out", tmp_path / "older").exit_code == 0
+    invoke("train", "--preset", tmp_path / "older.yaml", "--out", tmp_path / "older")
 
 
 def flip(path):
@@ -217,8 +204,7 @@ def test_runs_without_a_digest_of_each_item_are_resumed(world, tmp_path, monkeyp
 def test_config_yaml_holds_for_another_folder_and_the_limit_of_masks(world, tmp_path, monkeypatch):
     monkeypatch.chdir(world)
     arguments = ("--preset", "tiny.yaml", "--data", "data", "--init", "first", "--max-off-palette", 0.5)
-    found = invoke(*arguments, "--out", tmp_path / "run")
-    assert found.exit_code == 0, found.output
+    invoke("train", *arguments, "--out", tmp_path / "run")
     inputs = load_config(TrainConfig, tmp_path / "run/config.yaml").inputs
     assert (inputs.data, inputs.init) == ((str(world / "data"),), str(world / "first"))
     assert inputs.max_off_palette == 0.5
@@ -230,7 +216,7 @@ def test_values_of_a_file_that_init_replaces_are_named(world, tmp_path, caplog):
     )
     caplog.set_level(logging.WARNING)
     start = ("--data", world / "data", "--init", world / "first", "--out", tmp_path / "run")
-    assert invoke("--preset", tmp_path / "wide.yaml", *start).exit_code == 0
+    invoke("train", "--preset", tmp_path / "wide.yaml", *start)
     assert f"model of {tmp_path / 'wide.yaml'}" in caplog.text
 
 
@@ -277,4 +263,4 @@ def test_the_reported_score_is_that_of_the_kept_weights(world, tmp_path, keep):
 
 @pytest.mark.parametrize(("key", "words"), [("epochs", "--steps"), ("lr", "optimiser.learning_rate")])
 def test_keys_of_other_tools_get_a_hint(key, words):
-    assert words in str(invoke("--show-config", "--set", f"{key}=3").exception)
+    assert words in refusal("train", "--show-config", "--set", f"{key}=3")

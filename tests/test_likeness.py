@@ -6,12 +6,11 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
+from commands import invoke
 from export_world import reuse_graph, write_run
 from fake_runtime import ColourRuntime, make_card
 from imagefiles import save_raster
-from landcover import cli
 from landcover.config import from_mapping
 from landcover.data.synthetic import make_dataset, make_scene
 from landcover.errors import ConfigError
@@ -278,11 +277,10 @@ def test_the_command_line_says_it_once_and_resume_says_it_again(suffix, map_form
         Image.fromarray(swapped).save(scene)
     else:
         save_tif(scene, swapped)
-    arguments = ["predict", str(scene), "--model", str(model), "--out", str(tmp_path / "out"), "--gsd", "1"]
+    arguments = ["predict", scene, "--model", model, "--out", tmp_path / "out", "--gsd", "1"]
     arguments += ["--map-format", map_format]
     for more in ([], ["--resume"]):
-        done = CliRunner().invoke(cli.build(), [*arguments, *more, "--json", "-"], catch_exceptions=False)
-        assert done.exit_code == 0
+        done = invoke(*arguments, *more, "--json", "-")
         assert done.stderr.count("out of distribution") == 1
         assert json.loads(done.stdout)["maps"][0]["unlike"]["share"] > WARN_FRACTION
 
@@ -370,8 +368,7 @@ def test_a_folder_has_one_line_and_scenes_that_were_not_judged_count(tmp_path, l
     for number in range(2):
         save_tif(folder / f"{number}.tif", np.ascontiguousarray(large[..., ::-1]))
     save_tif(folder / "small.tif", large[:40, :40])
-    arguments = ["predict", str(folder), "--model", str(model), "--out", str(tmp_path / "out"), "--gsd", "1"]
-    done = CliRunner().invoke(cli.build(), [*arguments, "--json", "-"], catch_exceptions=False)
+    done = invoke("predict", folder, "--model", model, "--out", tmp_path / "out", "--gsd", "1", "--json", "-")
     lines = done.stderr.splitlines()
     assert sum("2 of 3 scenes are out of distribution" in line for line in lines) == 1
     assert sum("1 of 3 scenes" in line and "compare" in line for line in lines) == 1

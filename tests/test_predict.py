@@ -8,11 +8,10 @@ import pytest
 import rasterio
 from affine import Affine
 from PIL import Image
-from typer.testing import CliRunner
 
+from commands import invoke
 from fake_runtime import ColourRuntime, ConstantRuntime, make_card
 from imagefiles import save_raster
-from landcover import cli
 from landcover.errors import DataError, ModelError, OutputError, UsageError
 from landcover.inference import PredictOptions, predict
 from landcover.inference.plan import plan
@@ -246,13 +245,6 @@ def test_wrong_arguments_are_refused_before_any_work(tmp_path):
     assert not out.exists()
 
 
-def command(*arguments):
-    result = CliRunner().invoke(cli.build(), ["predict", *map(str, arguments)])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.stdout, result.stderr
-
-
 @pytest.fixture
 def model(tmp_path, monkeypatch):
     """A path that stands for the colour runtime."""
@@ -264,10 +256,9 @@ def model(tmp_path, monkeypatch):
 
 def test_the_command_prints_areas_and_writes_json(tmp_path, model):
     path, out, report = save(tmp_path / "1.png"), tmp_path / "out", tmp_path / "report.json"
-    status, stdout, stderr = command(path, "--model", model, "--out", out, "--gsd", 1, "--json", report)
-    assert status == 0
-    assert "agriculture" in stdout
-    assert "1 of 1 maps" in stderr
+    done = invoke("predict", path, "--model", model, "--out", out, "--gsd", 1, "--json", report)
+    assert "agriculture" in done.stdout
+    assert "1 of 1 maps" in done.stderr
     content = json.loads(report.read_text())
     assert content["model_sha256"] == hashlib.sha256(b"weights").hexdigest()
     assert content["maps"][0]["map"] == str(out / "1_mask.png")
@@ -276,7 +267,8 @@ def test_the_command_prints_areas_and_writes_json(tmp_path, model):
 
 def test_no_cell_of_the_areas_is_a_formula(tmp_path, model, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    command(save(tmp_path / "1.png"), "--model", model, "--out", "=1+1", "--gsd", 1, "--csv", "areas.csv")
+    words = ("--model", model, "--out", "=1+1", "--gsd", 1, "--csv", "areas.csv")
+    invoke("predict", save(tmp_path / "1.png"), *words)
     with (tmp_path / "areas.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["map"] for row in rows} == {"'" + str(Path("=1+1/1_mask.png"))}
@@ -292,10 +284,10 @@ def test_the_scale_of_an_address_is_not_known_before_it_is_opened(tmp_path):
 def test_the_command_fails_in_part(tmp_path, model):
     save(tmp_path / "in/1.png")
     (tmp_path / "in/2.png").write_text("no image")
-    status, _, stderr = command(tmp_path / "in", "--model", model, "--out", tmp_path / "out", "--gsd", 1)
-    assert status == 1
-    assert f"skipped. {tmp_path / 'in/2.png'}" in stderr
-    assert "1 of 2 maps" in stderr
+    words = (tmp_path / "in", "--model", model, "--out", tmp_path / "out", "--gsd", 1)
+    done = invoke("predict", *words, status=1)
+    assert f"skipped. {tmp_path / 'in/2.png'}" in done.stderr
+    assert "1 of 2 maps" in done.stderr
 
 
 @pytest.mark.parametrize("option", ["--json", "--csv"])
@@ -303,8 +295,9 @@ def test_the_command_fails_in_part(tmp_path, model):
 def test_a_report_replaces_neither_the_model_nor_the_image_nor_the_map(tmp_path, model, option, victim):
     image = save(tmp_path / "1.png")
     precious = {path: path.read_bytes() for path in (model, image)}
+    words = (image, "--model", model, "--out", tmp_path / "o", "--force", option, tmp_path / victim)
     with pytest.raises(UsageError, match=f"{option} would write .*{victim}; expected a name that ends with"):
-        command(image, "--model", model, "--out", tmp_path / "o", "--force", option, tmp_path / victim)
+        invoke("predict", *words)
     assert all(path.read_bytes() == content for path, content in precious.items())
     assert not (tmp_path / "o").exists()
 
@@ -316,8 +309,7 @@ def test_inputs_may_stand_in_a_list(tmp_path, model, monkeypatch):
     (tmp_path / "in/list.txt").write_text(text, encoding="utf-8-sig")
     monkeypatch.chdir(tmp_path)  # not from where the command is given, but from the list's folder
     out = tmp_path / "out"
-    status, _, stderr = command("5.png", "--list", "in/list.txt", "--model", model, "--out", out, "--gsd", 1)
-    assert status == 0, stderr
+    invoke("predict", "5.png", "--list", "in/list.txt", "--model", model, "--out", out, "--gsd", 1)
     assert files(out) == ["1_mask.png", "2 and_mask.png", "3_mask.png", "4_mask.png", "5_mask.png"]
 
 
@@ -334,5 +326,5 @@ def test_a_list_that_leads_nowhere_is_told_of(tmp_path, model, content, message)
     if content is not None:
         (tmp_path / "list.txt").write_bytes(content)
     with pytest.raises(DataError, match=message):
-        command("--list", tmp_path / "list.txt", "--model", model, "--out", tmp_path / "out")
+        invoke("predict", "--list", tmp_path / "list.txt", "--model", model, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -7,11 +7,10 @@ import pytest
 import rasterio
 from affine import Affine
 from rasterio.enums import ColorInterp
-from typer.testing import CliRunner
 
+from commands import invoke, refusal
 from fake_runtime import ContextRuntime, make_card
 from imagefiles import PLACE, class_index, photo, save, save_raster
-from landcover.cli import build
 from landcover.config import dump_yaml, load_config
 from landcover.data import open_dataset, prepare
 from landcover.data.folder import FolderDataset
@@ -155,17 +154,11 @@ def chips(tmp_path_factory):
     return root
 
 
-def run(*arguments):
-    return CliRunner().invoke(build(), [str(argument) for argument in arguments])
-
-
 def test_bands_and_scaling_go_from_the_command_to_card_and_map(chips, tmp_path):
-    refused = run("verify", chips)
-    assert "--scaling" in refused.output
-    assert refused.exit_code == 1
+    assert "--scaling" in invoke("verify", chips, status=1).output
     reading = ("--bands", "3,2,1", "--scaling", "0,1020")
-    assert run("verify", chips, *reading).exit_code == 0
-    assert run("prepare", chips, "--out", tmp_path / "cache", *reading).exit_code == 0
+    invoke("verify", chips, *reading)
+    invoke("prepare", chips, "--out", tmp_path / "cache", *reading)
     cache, folder = (
         open_dataset(tmp_path / "cache"),
         open_dataset(chips, reading=Reading((3, 2, 1), (0, 1020))),
@@ -219,20 +212,20 @@ def test_nodata_alpha_and_fill_go_from_the_command_to_cache_and_config(tmp_path)
         save_raster(data / part / f"images/{seed}.tif", rgb(seed, fill=9), place=True)
         save(data / part / f"masks/{seed}.png", class_index(*SIZE, seed=seed))
     (data / "landcover.yaml").write_text("legend: deepglobe\n")
-    assert run("prepare", data, "--out", tmp_path / "cache", "--nodata", 9).exit_code == 0
+    invoke("prepare", data, "--out", tmp_path / "cache", "--nodata", 9)
     cache = open_dataset(tmp_path / "cache")
     for item in cache.items:
         np.testing.assert_array_equal(cache.read_imagery(item)[1], ~COLLAR)
         assert (cache.read_mask(item)[COLLAR] == 255).all()
-    assert run("prepare", data, "--out", tmp_path / "cache", "--nodata", 9).exit_code == 0
-    assert run("prepare", data, "--out", tmp_path / "cache").exit_code != 0
+    invoke("prepare", data, "--out", tmp_path / "cache", "--nodata", 9)
+    assert "--force" in refusal("prepare", data, "--out", tmp_path / "cache")
     with pytest.raises(UsageError, match="--nodata 9"):
         open_dataset(tmp_path / "cache", reading=Reading(nodata=8))
     plain = prepare(data, tmp_path / "kept", reading=Reading(fill="keep")).dataset
     assert plain.read_imagery(plain.items[0])[1] is None
     (tmp_path / "tiny.yaml").write_text(dump_yaml(tiny("steps=1")))
     options = ("--preset", tmp_path / "tiny.yaml", "--data", data, "--nodata", 9, "--alpha", "none")
-    assert run("train", *options, "--out", tmp_path / "run").exit_code == 0
+    invoke("train", *options, "--out", tmp_path / "run")
     inputs = load_config(TrainConfig, tmp_path / "run/config.yaml").inputs
     assert (inputs.nodata, inputs.alpha, inputs.fill) == (9, "none", None)
 

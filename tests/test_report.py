@@ -12,10 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
-from typer.testing import CliRunner
 
+from commands import invoke, refusal
 from fake_runtime import make_card
-from landcover import cli
 from landcover.errors import DataError, ModelError, OutputError, UsageError
 from landcover.evaluation import EvaluateOptions, evaluate
 from landcover.evaluation.report import ImageScore
@@ -628,17 +627,16 @@ def test_an_existing_page_and_the_inputs_are_safe(tmp_path):
 
 def test_the_command_writes_the_page(tmp_path):
     path, out = write_world(tmp_path, images=2, size=16), tmp_path / "r.html"
-    command = ["report", str(path), "--out", str(out), "--title", "By command", "--images", "1"]
-    result = CliRunner().invoke(cli.build(), command)
-    assert result.exit_code == 0, result.output
+    command = ["report", path, "--out", out, "--title", "By command", "--images", "1"]
+    invoke(*command)
     page = read_page(out)
     assert "By command" in page.text
     assert len(page.images()) == 2 * 4
     assert read_page(report([path], tmp_path / "none.html", images=0)).images() == []
     with pytest.raises(UsageError, match="--images is -1"):
         report([path], tmp_path / "s.html", images=-1)
-    assert isinstance(CliRunner().invoke(cli.build(), command).exception, OutputError)
-    assert CliRunner().invoke(cli.build(), [*command, "--force"]).exit_code == 0
+    assert "--force" in refusal(*command, error=OutputError)
+    invoke(*command, "--force")
 
 
 @pytest.mark.browser

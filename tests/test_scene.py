@@ -15,11 +15,11 @@ import pytest
 import rasterio
 from affine import Affine
 from rasterio.crs import CRS
-from typer.testing import CliRunner
 
+from commands import invoke, refusal
 from fake_runtime import ColourRuntime, ContextRuntime, make_card
 from imagefiles import save_raster
-from landcover import _gdal, cli
+from landcover import _gdal
 from landcover.errors import OutputError, UsageError
 from landcover.inference import PredictOptions, predict
 from landcover.legend import DEEPGLOBE, NODATA
@@ -624,10 +624,9 @@ def test_tta_on_the_command_line_is_eight_views(tmp_path, monkeypatch):
     model.write_bytes(b"model")
     monkeypatch.setattr("landcover.inference.maps.open_model", lambda path, **_: RUNTIME)
     path = save(tmp_path / "a.tif")
-    words = ["predict", str(path), "--model", str(model), "--json", "-", "--out", str(tmp_path)]
+    words = ["predict", path, "--model", model, "--json", "-", "--out", tmp_path]
     for more, views in ([], "1"), (["--tta"], "8"), (["--views", "3"], "3"), (["--tta", "--views", "8"], "8"):
-        result = CliRunner().invoke(cli.build(), [*words, *more, "--force"])
-        assert result.exit_code == 0, result.output
+        result = invoke(*words, *more, "--force")
         assert json.loads(result.stdout)["views"] == int(views)
         assert ("--tta is now --views 8" in result.stderr) == ("--tta" in more)
         with rasterio.open(tmp_path / "a_mask.tif") as made:
@@ -636,9 +635,7 @@ def test_tta_on_the_command_line_is_eight_views(tmp_path, monkeypatch):
         (["--tta", "--views", "3"], "--tta .* --views 3"),
         (["--views", "4"], "views is 4"),
     ):
-        refused = CliRunner().invoke(cli.build(), [*words, *wrong, "--force"])
-        assert isinstance(refused.exception, UsageError)
-        assert re.search(reason, str(refused.exception))
+        assert re.search(reason, refusal(*words, *wrong, "--force", error=UsageError))
 
 
 def test_the_command_takes_what_the_scene_needs(tmp_path, monkeypatch):
@@ -646,21 +643,11 @@ def test_the_command_takes_what_the_scene_needs(tmp_path, monkeypatch):
     model.write_bytes(b"model")
     monkeypatch.setattr("landcover.inference.maps.open_model", lambda path, **_: RUNTIME)
     path = save(tmp_path / "a.tif", dtype="uint16")
-    words = [path, "--model", model, "--out", tmp_path / "out", "--bands", "1,2,3", "--scaling", "0,255"]
-    words += [
-        "--bbox",
-        "500000,5699800,500100,5700000",
-        "--window",
-        64,
-        "--overlap",
-        16,
-        "--views",
-        8,
-        "--confidence",
-    ]
-    words += ["--csv", tmp_path / "areas.csv", "--json", tmp_path / "r.json"]
-    result = CliRunner().invoke(cli.build(), ["predict", *map(str, words)])
-    assert result.exit_code == 0, result.output
+    invoke(
+        *("predict", path, "--model", model, "--out", tmp_path / "out", "--bands", "1,2,3"),
+        *("--scaling", "0,255", "--bbox", "500000,5699800,500100,5700000", "--window", 64, "--overlap", 16),
+        *("--views", 8, "--confidence", "--csv", tmp_path / "areas.csv", "--json", tmp_path / "r.json"),
+    )
     assert np.array_equal(read(tmp_path / "out/a_mask.tif"), TRUTH[:200, :100])
     with (tmp_path / "areas.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -670,9 +657,8 @@ def test_the_command_takes_what_the_scene_needs(tmp_path, monkeypatch):
 
 
 def test_a_column_without_zones_is_refused_before_any_work(tmp_path):
-    arguments = ["predict", str(save(tmp_path / "a.tif")), "--model", "m", "--out", str(tmp_path / "out")]
-    result = CliRunner().invoke(cli.build(), [*arguments, "--zone-column", "name"])
-    assert isinstance(result.exception, UsageError)
+    words = ("predict", save(tmp_path / "a.tif"), "--model", "m", "--out", tmp_path / "out")
+    assert "--zone" in refusal(*words, "--zone-column", "name", error=UsageError)
     assert not (tmp_path / "out").exists()
 
 

@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
+from commands import invoke
 from fake_runtime import make_card
-from landcover import cli
 from landcover.errors import ModelError
 from landcover.inference import predict
 from landcover.inference.options import PredictOptions
@@ -38,12 +37,6 @@ def installed(tmp_path, monkeypatch):
         else:
             save_model(folder / model.file, {"weight": np.ones(2, np.float32)}, card)
     return folder
-
-
-def invoke(*arguments):
-    done = CliRunner().invoke(cli.build(), list(map(str, arguments)), catch_exceptions=False)
-    assert done.exit_code == 0
-    return done.stdout
 
 
 def test_names_stand_for_files(installed):
@@ -101,10 +94,10 @@ def test_predict_and_info_take_the_name(installed, tmp_path):
     made = predict([tmp_path / "a.png"], "starter", tmp_path / "out", PredictOptions(gsd=1.0))
     assert (made.model, made.model_sha256) == ("starter", model_digest("starter"))
     assert predict([tmp_path / "a.png"], "auto", tmp_path / "2", PredictOptions(gsd=1.0)).model == "best"
-    printed = json.loads(invoke("info", "starter-fp32", "--json", "-"))
+    printed = json.loads(invoke("info", "starter-fp32", "--json", "-").stdout)
     assert printed["file"] == str(installed / "starter.onnx")
-    assert "research only" in invoke("info", "starter")
-    assert "starter" in " ".join(invoke("predict", "--help").split())
+    assert "research only" in invoke("info", "starter").stdout
+    assert "starter" in " ".join(invoke("predict", "--help").stdout.split())
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from rasterio.crs import CRS
 from rasterio.features import rasterize, shapes
-from typer.testing import CliRunner
 
+from commands import invoke
 from imagefiles import save_raster
-from landcover.cli import build
 from landcover.errors import MaskError, OutputError, UsageError
 from landcover.io import write_mask
 from landcover.legend import CLASS_NAMES, DEEPGLOBE, NODATA, LandClass, Legend
@@ -374,14 +373,9 @@ def test_outputs_that_cannot_be(tmp_path):
     assert (tmp_path / "out.gpkg").read_bytes() == before
 
 
-def run(*arguments):
-    words = ["vectorize", *(str(argument) for argument in arguments)]
-    return CliRunner().invoke(build(), words, catch_exceptions=False)
-
-
 def test_a_map_of_nodata_gives_an_empty_layer_and_says_so(tmp_path):
     source = write(tmp_path / "map.tif", np.full((6, 5), NODATA, np.uint8))
-    done = run(source, "--out", tmp_path / "out.gpkg")
+    done = invoke("vectorize", source, "--out", tmp_path / "out.gpkg")
     assert "nodata" in done.stderr
     polygons, fields, _ = read(tmp_path / "out.gpkg")
     assert len(polygons) == 0

@@ -10,10 +10,9 @@ import rasterio
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.warp import transform_geom
-from typer.testing import CliRunner
 
+from commands import invoke, refusal
 from imagefiles import photo, save, save_raster
-from landcover.cli import build
 from landcover.data import open_dataset, prepare, split
 from landcover.data.vectorlabels import VectorSource, rasterize
 from landcover.errors import DataError, UsageError
@@ -36,10 +35,6 @@ def grid(name):
 def at(name, *points):
     """Return positions in columns and rows of a scene in its CRS."""
     return [grid(name) @ point for point in points]
-
-
-def run(*arguments):
-    return CliRunner().invoke(build(), [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +99,7 @@ def test_masks_carry_their_classes_into_training(scenes, tmp_path):
         (tmp_path / "images").mkdir(exist_ok=True)
         (tmp_path / f"images/{scene}.tif").write_bytes((scenes / f"{scene}.tif").read_bytes())
     path = parcels(tmp_path / "p.gpkg")
-    result = run("rasterize", path, "--like", tmp_path / "images", "--out", tmp_path / "masks")
+    result = invoke("rasterize", path, "--like", tmp_path / "images", "--out", tmp_path / "masks")
     assert result.exit_code == 0, result.output
     dataset = open_dataset(tmp_path)
     assert dataset.legend.names == ("maize", "meadow", "wheat")
@@ -115,25 +110,25 @@ def test_masks_carry_their_classes_into_training(scenes, tmp_path):
 
 def test_the_command_prepares_scenes_and_keeps_what_is_up_to_date(scenes, tmp_path):
     path, cache = parcels(tmp_path / "p.gpkg", column="crop"), tmp_path / "cache"
-    assert "crop" in str(run("prepare", scenes, "--labels", path, "--out", cache).exception)
+    assert "crop" in refusal("prepare", scenes, "--labels", path, "--out", cache)
     command = ("prepare", scenes, "--labels", path, "--column", "crop", "--out", cache)
-    assert run(*command).exit_code == 0
+    invoke(*command)
     assert [item.key for items in split(open_dataset(cache), "kfold-2@0").values() for item in items] == [
         "b",
         "a",
     ]
     before = (cache / "index.json").stat().st_mtime_ns
-    assert run(*command).exit_code == 0
+    invoke(*command)
     assert (cache / "index.json").stat().st_mtime_ns == before
-    assert "--force" in str(run(*command, "--background", "maize").exception)
-    assert run(*command, "--background", "maize", "--force").exit_code == 0
+    assert "--force" in refusal(*command, "--background", "maize")
+    invoke(*command, "--background", "maize", "--force")
     dataset = open_dataset(cache)
     expected = np.where(EXPECTED["a"] == NODATA, 0, EXPECTED["a"])
     np.testing.assert_array_equal(dataset.read_mask(dataset.items[0]), expected)
     path.unlink()
     parcels(path, column="crop", names=["wheat", "maize", "meadow", "maize"])
-    assert "--force" in str(run(*command).exception)
-    assert "--labels" in str(run("prepare", scenes, "--out", cache, "--column", "x").exception)
+    assert "--force" in refusal(*command)
+    assert "--labels" in refusal("prepare", scenes, "--out", cache, "--column", "x")
 
 
 def test_a_cache_is_of_all_label_files_of_a_scene_and_their_sidecars(scenes, pictures, tmp_path):
@@ -141,11 +136,11 @@ def test_a_cache_is_of_all_label_files_of_a_scene_and_their_sidecars(scenes, pic
     labels.mkdir()
     command = ("prepare", scenes, "--labels", labels, "--out", tmp_path / "cache")
     path = parcels(labels / "p.shp")
-    assert run(*command).exit_code == 0
+    invoke(*command)
     os.utime(path.with_suffix(".dbf"))  # the same content
-    assert run(*command).exit_code == 0
+    invoke(*command)
     parcels(path, names=["maize", "wheat", "meadow", "wheat"])  # only the .dbf differs
-    assert "--force" in str(run(*command).exception)
+    assert "--force" in refusal(*command)
     for name, house in (("1", 5), ("2", 30)):
         outline = [house, 10, house + 9, 10, house + 9, 20]
         (labels / f"{name}.json").write_text(
@@ -154,10 +149,10 @@ def test_a_cache_is_of_all_label_files_of_a_scene_and_their_sidecars(scenes, pic
     for file in labels.glob("p.*"):
         file.unlink()
     command = ("prepare", pictures, "--labels", labels, "--background", "other", "--out", tmp_path / "c")
-    assert run(*command).exit_code == 0
+    invoke(*command)
     text = (labels / "2.json").read_text()
     (labels / "2.json").write_text(text.replace("30", "31"))
-    assert "--force" in str(run(*command).exception)
+    assert "--force" in refusal(*command)
 
 
 def test_a_file_geodatabase_can_be_prepared(scenes, tmp_path):
@@ -434,6 +429,5 @@ def test_shapes_that_cannot_be_placed_are_refused(scenes, pictures, tmp_path):
 def test_polygons_in_a_folder_of_masks_are_pointed_out(pictures, tmp_path):
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels/1.json").write_text(json.dumps(labelme()))
-    result = run("verify", tmp_path, "--gsd", 1)
-    assert result.exit_code == 1
+    result = invoke("verify", tmp_path, "--gsd", 1, status=1)
     assert f"--labels {tmp_path / 'labels'}" in result.output

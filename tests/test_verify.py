@@ -8,11 +8,10 @@ from itertools import product
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
+from commands import invoke, refusal
 from datafolders import MINIATURES, image_of, mosaic, truth_of, write_folder, write_image, write_mask
 from imagefiles import save
-from landcover.cli import build
 from landcover.cli.data import splits
 from landcover.data import prepare, verify
 from landcover.data.leakage import Leak, borders, links, near_copies, perceptual_hashes
@@ -263,9 +262,7 @@ class TestMatchingEdges:
 class TestCommand:
     def test_json_has_the_contract_s_keys(self, tmp_path):
         write_folder(tmp_path / "data", "restarting")
-        result = CliRunner().invoke(build(), ["verify", str(tmp_path / "data"), "--json", "-"])
-        assert result.exit_code == 0
-        report = json.loads(result.stdout)
+        report = json.loads(invoke("verify", tmp_path / "data", "--json", "-").stdout)
         assert report.keys() >= CONTRACT
         assert (report["pairs"], report["parts"]) == (8, {"train": 4, "validation": 4})
 
@@ -273,23 +270,20 @@ class TestCommand:
         write_folder(tmp_path, "restarting")
         for key in ("train/0000", "validation/0001"):
             write_image(tmp_path / f"{key}_sat.jpg", image_of("same"))
-        result = CliRunner().invoke(build(), ["verify", str(tmp_path)])
-        assert result.exit_code == 0
+        result = invoke("verify", tmp_path)
         assert "LEAKAGE" in result.stderr
         assert "1 of 4 items of train" in result.stderr
         (tmp_path / "train/0003_sat.jpg").write_bytes(b"")
-        result = CliRunner().invoke(build(), ["verify", str(tmp_path)])
-        assert result.exit_code == 1
+        result = invoke("verify", tmp_path, status=1)
         assert "0003_sat.jpg" in result.stdout
         assert "Error: 1 files that cannot be used" in result.stderr
 
     def test_printed_lists_are_splits_again(self, tmp_path):
         write_folder(tmp_path / "data", "restarting")
-        command = ["splits", "--data", str(tmp_path / "data"), "--split"]
-        lists = CliRunner().invoke(build(), [*command, "random-3-1@5", "--ids"]).stdout
+        command = ["splits", "--data", tmp_path / "data", "--split"]
+        lists = invoke(*command, "random-3-1@5", "--ids").stdout
         (tmp_path / "list.tsv").write_text(lists)
-        again = CliRunner().invoke(build(), [*command, str(tmp_path / "list.tsv"), "--ids"])
-        assert again.stdout == lists
+        assert invoke(*command, tmp_path / "list.tsv", "--ids").stdout == lists
         assert len(lists.splitlines()) == 4
 
     def test_names_cannot_change_the_text_around_them(self, tmp_path, capsys, monkeypatch):
@@ -297,7 +291,7 @@ class TestCommand:
         write_mask(tmp_path / "data/train/a\u202eb_mask.png", truth_of("a"))
         write_image(tmp_path / "data/train/c\u202ed_sat.png", image_of("b"))
         (tmp_path / "data/landcover.yaml").write_text("gsd: 0.5\n")
-        result = CliRunner().invoke(build(), ["verify", str(tmp_path / "data")])
+        result = invoke("verify", tmp_path / "data", status=None)
         assert "c\\u202ed" in result.stdout
         assert "\u202e" not in result.output
         splits(tmp_path / "data", "folders", ids=True)
@@ -309,9 +303,8 @@ class TestCommand:
     @pytest.mark.parametrize("part", ["train", "nope"])
     def test_splits_shows_all_parts_and_takes_none(self, part, tmp_path):
         write_folder(tmp_path, "restarting")
-        done = CliRunner().invoke(build(), ["splits", "--data", str(tmp_path), "--split", f"folders:{part}"])
-        assert isinstance(done.exception, UsageError)
-        assert "--split folders." in str(done.exception)
+        words = ("splits", "--data", tmp_path, "--split", f"folders:{part}")
+        assert "--split folders." in refusal(*words, error=UsageError)
 
 
 SCENES = [make_scene(seed, 96, 96).image for seed in range(6)]
