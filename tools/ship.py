@@ -6,8 +6,8 @@ MODEL is a run or checkpoint that was trained on the folder ``train`` of TILES, 
 DeepGlobe's training images. It and its teachers start from ImageNet weights of known origin, or from PARENTs
 that do. It is scored once on the folder ``validation``. FULL has labelled full-size images at 0.5 m of scenes
 that no tile shows: the temperature is fitted there, and the files of the package are replaced unless the
-INT8 file scores more than MAX_FALL lower there than the bundled one. INT8 is calibrated on training tiles and on the
-images of UNLABELLED, at 0.5 m per pixel, and compared with float32 on the validation tiles and on FULL.
+INT8 file scores more than MAX_FALL lower there than the bundled one. INT8 is calibrated on training tiles and
+on the images of UNLABELLED, at 0.5 m per pixel; it is compared with float32 on the validation tiles and FULL.
 """
 
 import argparse
