@@ -29,11 +29,10 @@ from rasterio.transform import from_origin
 from rasterio.windows import Window
 
 from landcover.data.synthetic import make_scene
-from landcover.fleet.engines import LocalEngine
 from landcover.fleet.planning import make_plan
 from landcover.fleet.run import Run
 from landcover.fleet.units import Outcome, Pin, Plan, Unit, write_plan
-from landcover.fleet.work import Setup
+from landcover.fleet.work import LocalEngine, Setup
 from landcover.inference import PredictOptions, predict
 from landcover.inference.workers import Slot
 from landcover.model.runtimes import open_model

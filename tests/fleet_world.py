@@ -58,7 +58,7 @@ class Here:
     def wait(self, seconds):
         key, line = self.jobs.pop()
         self.done.append(key)
-        yield key, self.worker.do(line)
+        yield key, self.worker(line)
 
     def close(self):
         pass

@@ -207,7 +207,7 @@ def tiny_weights(tmp_path, monkeypatch):
 )
 def test_the_commands_and_snippets_of_a_page_run(names, world, tmp_path, request, monkeypatch):
     # Processes that start and load a model take seconds; tests/test_fleet.py has some.
-    monkeypatch.setattr("landcover.fleet.engines.LocalEngine", lambda setup, workers: Here(setup.store))
+    monkeypatch.setattr("landcover.fleet.work.LocalEngine", lambda setup, workers: Here(setup.store))
     shutil.copytree(world, tmp_path, dirs_exist_ok=True)
     if names == OF_A_RUN:
         request.getfixturevalue("tiny_weights")

@@ -15,11 +15,10 @@ import rasterio
 from fleet_world import MODEL, OPTIONS, Here, make_scenes, plan, run, tree
 from imagefiles import photo, save_raster
 from landcover.errors import DataError, LandcoverError, ModelError, OutputError, UsageError
-from landcover.fleet.engines import LocalEngine
 from landcover.fleet.planning import make_plan
 from landcover.fleet.run import Summary
 from landcover.fleet.units import Outcome, Unit, read_plan, read_units
-from landcover.fleet.work import Setup
+from landcover.fleet.work import LocalEngine, Setup
 from landcover.inference import PredictOptions, predict
 from landcover.storage.store import FolderStore, open_store
 from stac_schemas import stac_errors

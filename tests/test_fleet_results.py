@@ -201,7 +201,7 @@ def test_verify_finds_every_damage(made, tmp_path):
 
 
 def test_a_published_map_that_was_lost_is_made_again_as_the_messages_say(made, tmp_path, monkeypatch):
-    monkeypatch.setattr("landcover.fleet.engines.LocalEngine", lambda setup, workers: Here(setup.store))
+    monkeypatch.setattr("landcover.fleet.work.LocalEngine", lambda setup, workers: Here(setup.store))
     out, store = shutil.copytree(made, tmp_path / "out"), open_store(tmp_path / "out")
     before = tree(out / "maps")
     for name, lose in (("a_mask.tif", Path.unlink), ("b_mask.tif", lambda path: path.write_bytes(b""))):
@@ -277,7 +277,7 @@ def test_plan_and_run_by_the_command_line(made, tmp_path, monkeypatch):
         counts.append(workers)
         return Here(setup.store)
 
-    monkeypatch.setattr("landcover.fleet.engines.LocalEngine", engine)
+    monkeypatch.setattr("landcover.fleet.work.LocalEngine", engine)
     scenes, out = made.parent / "scenes/a.tif", tmp_path / "out"
     arguments = ["--model", MODEL, "--out", out, "--window", 64, "--overlap", 16, "--gsd", 2, "--json", "-"]
     done = invoke("fleet", "plan", scenes, *arguments)

@@ -9,10 +9,9 @@ import pytest
 
 from fleet_world import MODEL, OPTIONS, make_scenes, plan, run, tree
 from landcover.errors import LandcoverError, OutputError, StoreError, UsageError
-from landcover.fleet.engines import LocalEngine
 from landcover.fleet.ray_engine import RayEngine
 from landcover.fleet.results import verify
-from landcover.fleet.work import Setup
+from landcover.fleet.work import LocalEngine, Setup
 from landcover.inference import predict, scene
 from landcover.storage import scenes as addresses
 from landcover.storage.store import open_store

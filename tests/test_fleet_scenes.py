@@ -165,7 +165,7 @@ def test_a_late_worker_leaves_what_is_published(one, monkeypatch):
         made = make(*args, **more)
         if not written:
             written[0] = 0  # the other worker comes here, too
-            assert work.Worker(work.Setup(str(one / "out"))).do(line).state == "done"
+            assert work.Worker(work.Setup(str(one / "out")))(line).state == "done"
             written.update((path, path.stat().st_ino) for path in (one / "out/maps").iterdir())
             del written[0]
         return made

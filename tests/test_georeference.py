@@ -122,6 +122,7 @@ def test_longitude_and_latitude(top, step):
         ("EPSG:4267", 1.0, (6_378_206.4, 294.9786982)),  # NAD27, Clarke 1866
         ("+proj=longlat +R=3396190 +no_defs +type=crs", 1.0, (3_396_190.0, 0.0)),  # Mars
         ("EPSG:4807", 0.9, (6_378_249.2, 293.4660213)),  # in grads, Clarke 1880
+        ("EPSG:4042", 1.0, (6_377_299.365595, 300.8017255)),  # Everest 1830, declared in Indian feet
     ],
 )
 def test_a_reference_system_has_its_own_ellipsoid_and_unit(crs, unit, ellipsoid):

@@ -38,10 +38,9 @@ UNIT_MPX = 0.04
 
 def drive(store: str, log: Path, cluster: str | None) -> None:
     """Run a plan and write each begin and end of a unit into a file: the body of a driver process."""
-    from landcover.fleet.engines import LocalEngine
     from landcover.fleet.ray_engine import RayEngine
     from landcover.fleet.run import Run
-    from landcover.fleet.work import Setup
+    from landcover.fleet.work import LocalEngine, Setup
     from landcover.inference.workers import Engine
     from landcover.storage.store import open_store
 

@@ -86,11 +86,10 @@ def fleet_run(
     from dataclasses import asdict
 
     from landcover.errors import UsageError, counted
-    from landcover.fleet.engines import LocalEngine
     from landcover.fleet.ray_engine import RayEngine
     from landcover.fleet.run import Run
     from landcover.fleet.units import open_planned, read_plan
-    from landcover.fleet.work import Setup
+    from landcover.fleet.work import LocalEngine, Setup
     from landcover.inference.workers import Engine
     from landcover.machine import processors
 

@@ -23,7 +23,7 @@ from landcover.fleet.stac import is_search, read_items
 from landcover.fleet.units import ETAG, PLAN, Pin, Plan, Unit, stored_options, write_plan
 from landcover.inference.grid import check_windows
 from landcover.inference.options import PredictOptions
-from landcover.inference.plan import NO_IMAGE, Task, declared_crs, find_tasks, open_imagery
+from landcover.inference.plan import NO_IMAGE, Task, declared_crs, find_tasks, lacks_scale, open_imagery
 from landcover.inference.scene import Inputs, scene_grid
 from landcover.io.discovery import IMAGE_END, MASK_END, RASTER_SUFFIXES, role_of, words_of
 from landcover.io.files import check_output
@@ -71,12 +71,6 @@ def make_plan(
         runtime: The library that computes, for every worker.
         precision: Of layers that are not quantised.
         unit_mpx: Megapixels of a unit.
-
-    Raises:
-        UsageError: If an argument cannot be used, or the GSD of an image is unknown.
-        DataError: If an input does not exist or contains no image.
-        ModelError: If the model cannot be read.
-        OutputError: If two images would get one map, or the store has another plan or cannot be written.
     """
     options = options or PredictOptions()
     if not (math.isfinite(unit_mpx) and unit_mpx > 0):
@@ -125,14 +119,11 @@ def _scenes(
 ) -> Iterator[tuple[Task, Mapping[str, str]]]:
     """Yield each scene, its map below ``maps``, and what is known of it from STAC."""
     folder = Path("/maps" if is_address(out) else Path(out) / "maps")
-    unknown: list[str] = []
     model_gsd, window_px = card.preprocessing.gsd, card.window_px
     for given, name, source in _expanded(inputs):
-        for task in find_tasks(
-            given, folder, options, model_gsd=model_gsd, unknown=unknown, window_px=window_px
-        ):
-            if unknown:
-                raise unknown_gsd(unknown[0], f"or --gsd model to assume the model's {model_gsd:g} m")
+        for task in find_tasks(given, folder, options, model_gsd=model_gsd, window_px=window_px):
+            if (unknown := lacks_scale(task, options)) is not None:
+                raise unknown_gsd(unknown, f"or --gsd model to assume the model's {model_gsd:g} m")
             place = task.map.relative_to(folder.parent)
             if name is not None:
                 place = Path("maps", f"{name}{MASK_END}{task.map.suffix}")
@@ -194,7 +185,6 @@ def _units(
     scene = str(task.image if isinstance(task.image, str) else task.image.absolute())
     if file := subdataset_file(scene):
         scene = scene.replace(file, str(Path(file).absolute()))
-    scale = None if task.scale is None else (task.scale.gsd, task.scale.source)
     gsd = task.scale.gsd if task.scale else None
     numbers = range(0)
     cut = options.bbox is not None or options.aoi is not None
@@ -213,18 +203,19 @@ def _units(
         with suppress(RasterioError, CPLE_BaseError):
             box = transform_bounds(place.crs, CRS.from_epsg(4326), *place.extent(*size))
             bbox = tuple(round(side, 7) for side in box) if np.isfinite(box).all() else None
-    frame = None if task.mosaic is None else (task.mosaic.height, task.mosaic.width)
-    pieces = () if task.mosaic is None else task.mosaic.pieces
+    mosaic = task.mosaic
+    if mosaic is not None:
+        pieces = (piece._replace(path=piece.path.absolute()) for piece in mosaic.pieces)
+        mosaic = replace(mosaic, pieces=tuple(pieces))
     unit = Unit(
         output=task.map.as_posix(),
         scene=scene,
         picture=task.picture,
-        scale=scale,
+        scale=task.scale,
         size=shape,
         transform=None if task.transform is None else tuple(task.transform[:6]),
         pins=tuple(_pins(task, plan.predict_options, digest_of)),
-        frame=frame,
-        pieces=tuple((str(path.absolute()), *window) for path, window in pieces),
+        mosaic=mosaic,
         pixels=pixels,
         model_pixels=round(pixels * ((gsd or 0) / runtime.card.preprocessing.gsd) ** 2),
         square_metres=pixels * (gsd or 0) ** 2,

@@ -34,11 +34,6 @@ class RayEngine(Workers):
         workers: Number of actors; None: one per GPU, else one per core.
         address: ``host:port`` of the cluster, or ``auto`` on one of its machines; None: that of the variable
             ``RAY_ADDRESS``, else a Ray is started here for as long as the engine exists.
-
-    Raises:
-        UsageError: If there is no token for the cluster, or the address has another form.
-        FleetError: If there is no cluster at the address, or it refuses the token.
-        MissingExtraError: If Ray is not installed.
     """
 
     def __init__(self, setup: Setup, workers: int | None = None, address: str | None = None) -> None:
@@ -120,7 +115,7 @@ class _Actor:
 
     def do(self, line: str, level: int) -> Logged:
         """Do a unit."""
-        return Logged.of(partial(self._worker.do, line), level)
+        return Logged.of(partial(self._worker, line), level)
 
 
 def _check_cluster(address: str, mode: str) -> None:

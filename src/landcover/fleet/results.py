@@ -58,10 +58,6 @@ def status(store: Store) -> dict[str, Any]:
     """Return how far a plan is, as plain data.
 
     Rate and time left are those of the runs that work now, by the maps that they have made.
-
-    Raises:
-        DataError: If the store has no plan.
-        UsageError: If it is a plan of another version.
     """
     plan, now = read_plan(store), time.time()
     alive = [record for record, _ in running(store) if now - record["updated"] < _ALIVE_S]
@@ -115,11 +111,7 @@ class Verified:
 
 
 def verify(store: Store) -> Verified:
-    """Compare everything that is published with its receipt.
-
-    Raises:
-        DataError: If the store has no plan, or it is damaged.
-    """
+    """Compare everything that is published with its receipt."""
     plan, found = read_plan(store), Verified()
     orphans = {*store.list("maps"), *store.list("parts")}
     expected = {plan.model: plan.model_sha256}
@@ -162,22 +154,11 @@ def merge(
 ) -> tuple[ClassAreas, list[str]]:
     """Write all maps of a plan as one mosaic; return its areas and the maps left out.
 
-    The mosaic has the CRS and the pixels of the first map; others are resampled by the nearest pixel. Ground
+    ``out`` is a ``.tif``, a Cloud Optimized GeoTIFF, or a ``.vrt``, which refers to the maps; ``vector`` the
+    file of its polygons. The mosaic has the CRS and the pixels of the first map; others are resampled by the nearest pixel. Ground
     of several maps belongs to the first that has data there, in the order of the plan (the rule of
     :mod:`landcover.raster.mosaic`), in the mosaic, its polygons and its areas. Maps without georeference are
     left out, and so are, with a warning, those of scenes that were given up.
-
-    Args:
-        store: The store.
-        out: The mosaic: ``.tif``, a Cloud Optimized GeoTIFF; or ``.vrt``, which refers to the maps.
-        vector: Also write it as polygons.
-        force: Replace existing files.
-
-    Raises:
-        DataError: If no map is georeferenced, one is not published, they are too far apart, or, for ``.vrt``,
-            they are not on one grid.
-        UsageError: If ``out`` has another suffix, or is a ``.vrt`` of maps in object storage.
-        OutputError: If a file exists and ``force`` is off, or cannot be written.
     """
     plan, is_vrt = read_plan(store), out.suffix.lower() == ".vrt"
     if not is_vrt and out.suffix.lower() not in (".tif", ".tiff"):

@@ -82,15 +82,8 @@ class Run:
 
     An assembly begins when no block of its scene is in flight here. If blocks of other shards are missing
     then, it is tried once more at the end, as are the assemblies of all shards: the last shard that ends
-    finds all blocks.
-
-    Args:
-        store: The store with the plan.
-        engine: Who does the units.
-        shard: Number of this share from 0, and how many there are.
-        retry: Try units again that were given up.
-
-    Raises errors as :func:`~landcover.fleet.units.read_plan`.
+    finds all blocks. ``shard`` is the number of this share from 0, and how many there are; with ``retry``
+    units are tried again that were given up.
     """
 
     def __init__(
@@ -112,13 +105,7 @@ class Run:
         self._record = f"runs/{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}.json"
 
     def run(self) -> Summary:
-        """Do all units of the share.
-
-        Raises:
-            DataError: If the plan is damaged.
-            LandcoverError: If no worker can begin, unit after unit fails or is refused, or the store cannot
-                be written.
-        """
+        """Do all units of the share."""
         for record, key in running(self._store):
             if time.time() - record["updated"] > _FORGOTTEN_S:
                 self._store.delete(key)

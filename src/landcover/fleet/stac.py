@@ -61,12 +61,8 @@ def is_search(address: str) -> bool:
 def read_items(source: str) -> Iterator[tuple[str, str, Mapping[str, str]]]:
     """Yield the id, the address of the imagery, and time and address of each STAC item.
 
-    Args:
-        source: A JSON file of an ItemCollection or an Item, or the address of a search: all its pages are
-            read.
-
-    Raises:
-        DataError: If it cannot be read, is something else, or an item has no imagery.
+    ``source`` is a JSON file of an ItemCollection or an Item, or the address of a search, of which all pages
+    are read.
     """
     if is_search(source):
         name, pages = display_name(source), _pages(source)

@@ -35,14 +35,13 @@ from landcover.inference.options import PredictOptions
 from landcover.inference.plan import Task, products
 from landcover.io.files import scratch_folder
 from landcover.model.runtimes import Precision
-from landcover.raster.mosaic import Mosaic, Piece
+from landcover.raster.mosaic import Mosaic
 from landcover.scale import Scale
 from landcover.storage.store import Store, open_store
 from landcover.textfiles import parse_json
-from landcover.windows import Window
 
 PLAN, COLLECTION = "plan.json", "collection.json"
-FORMAT = 2
+FORMAT = 3
 """Version of both files."""
 
 _LINE_BYTES = 1 << 24
@@ -88,9 +87,7 @@ class Unit:
         transform: The six numbers of its transform.
         pins: The scene and all files that are read along with it.
         blocks: The first row block and the one after the last; None: the whole scene.
-        frame: Height and width of the ground of all files that it adjoins or overlaps, and they others.
-        pieces: Path, row, column, height and width in the frame: of the scene, then of those that are its
-            context.
+        mosaic: The scene and the files that are its context.
         parts: Keys of the units whose blocks are assembled.
         pixels: Pixels that it classifies, if known; with ``model_pixels`` (at the model's scale) and
             ``square_metres`` for the totals.
@@ -101,13 +98,12 @@ class Unit:
     output: Annotated[str, StringConstraints(pattern=r"^maps/.+\.(tif|png)$")]
     scene: str
     picture: bool
-    scale: tuple[float, Any] | None
+    scale: Scale | None
     size: tuple[PositiveInt, PositiveInt] | None
     transform: tuple[float, ...] | None
     pins: tuple[Pin, ...]
     blocks: tuple[NonNegativeInt, PositiveInt] | None = None
-    frame: tuple[PositiveInt, PositiveInt] | None = None
-    pieces: tuple[tuple[str, NonNegativeInt, NonNegativeInt, PositiveInt, PositiveInt], ...] = ()
+    mosaic: Mosaic | None = None
     parts: tuple[str, ...] = ()
     pixels: int = 0
     model_pixels: int = 0
@@ -129,20 +125,15 @@ class Unit:
 
     def task(self, folder: Path) -> Task:
         """Return the work of ``predict``, with the map in a folder here."""
-        scale = None if self.scale is None else Scale(*self.scale)
         is_file = not (is_address(self.scene) or subdataset_file(self.scene))
         return Task(
             Path(self.scene) if is_file else self.scene,
             folder / Path(self.output).name,
             self.picture,
-            scale,
+            self.scale,
             self.size,
             transform=None if self.transform is None else Affine(*self.transform),
-            mosaic=None
-            if self.frame is None
-            else Mosaic(
-                None, *self.frame, tuple(Piece(Path(path), Window(*part)) for path, *part in self.pieces)
-            ),
+            mosaic=self.mosaic,
         )
 
 
@@ -214,7 +205,7 @@ class Plan:
 
     def line(self, unit: Unit) -> str:
         """Return a unit as a line of the plan."""
-        return json.dumps({"key": self.key(unit), **asdict(unit)}, sort_keys=True) + "\n"
+        return json.dumps({"key": self.key(unit), **asdict(unit)}, sort_keys=True, default=str) + "\n"
 
     def parse(self, line: str) -> tuple[str, Unit]:
         """Return the key and the unit in a line.
@@ -237,15 +228,11 @@ _PLAN, _UNIT = TypeAdapter(Plan), TypeAdapter(Unit)
 
 
 def _sha256(data: object) -> str:
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def stored_options(options: PredictOptions) -> dict[str, Any]:
-    """Return the options of a prediction, those that are not the default, as plain data for JSON.
-
-    Raises:
-        UsageError: If one of them does not belong to a single map.
-    """
+    """Return the options of a prediction, those that are not the default, as plain data for JSON."""
     data = options.model_dump(mode="json", exclude_defaults=True)
     if alone := [f"--{name.replace('_', '-')}" for name in _ALONE if name in data]:
         raise UsageError(f"A fleet has no use for {', '.join(alone)}. Leave it out.")
@@ -268,10 +255,6 @@ def write_plan(
 
     ``pixels_per_s`` is the speed of one process, in pixels at the model's scale; ``files`` are those that the
     workers need, by their keys.
-
-    Raises:
-        DataError: If there is no unit.
-        OutputError: If two scenes would get one map, or the store has another plan or cannot be written.
     """
     digest, counts, seconds, square_km = hashlib.sha256(), Counter[str](), 0.0, 0.0
     bbox: Box | None = None
@@ -328,12 +311,7 @@ def write_plan(
 
 
 def read_plan(store: Store) -> Plan:
-    """Return the plan of a store.
-
-    Raises:
-        DataError: If it has no plan, or the plan is damaged.
-        UsageError: If another version of the package made it.
-    """
+    """Return the plan of a store."""
     try:
         data = parse_json(store.read(PLAN).decode(), PLAN, DataError)
         if data["format"] != FORMAT or data["version"] != __version__:
@@ -364,11 +342,7 @@ def read_plan(store: Store) -> Plan:
 
 
 def read_units(store: Store, plan: Plan) -> Iterator[tuple[str, Unit, str]]:
-    """Yield the key, the unit and the line of each unit.
-
-    Raises:
-        DataError: If the list is damaged.
-    """
+    """Yield the key, the unit and the line of each unit."""
     digest, number = hashlib.sha256(), 0
     with store.local(plan.units_key) as path, path.open("rb") as file:
         for number, line in enumerate(iter(lambda: file.readline(_LINE_BYTES), b""), 1):

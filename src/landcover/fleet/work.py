@@ -7,7 +7,7 @@ import os
 import tempfile
 import weakref
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -31,6 +31,7 @@ from landcover.errors import (
 from landcover.fleet.planning import file_digest
 from landcover.fleet.stac import map_item
 from landcover.fleet.units import ETAG, Outcome, Unit, read_plan
+from landcover.inference import workers
 from landcover.inference.blocks import ReadLog, SceneWork, product_rows
 from landcover.inference.maps import provenance, unreadable
 from landcover.inference.plan import Imagery, Task, open_imagery, products
@@ -45,6 +46,7 @@ from landcover.inference.scene import (
     scene_grid,
 )
 from landcover.io.files import scratch_folder
+from landcover.machine import processors
 from landcover.model.card import model_digest
 from landcover.model.runtimes import open_model
 from landcover.raster import display_name
@@ -73,18 +75,7 @@ class Setup:
 
 
 class Worker:
-    """A process that does units, one after the other; everything that it makes is in the store.
-
-    Raises:
-        UsageError: If the plan is of another version of the package, or needs another runtime.
-        DataError: If the store has no plan.
-        ModelError: If the model in the store is not that of the plan.
-    """
-
-    @classmethod
-    def begin(cls, setup: Setup) -> Callable[[str], Outcome]:
-        """Return :meth:`do` of a new worker, in a process of its own."""
-        return cls(setup).do
+    """A process that does units, one after the other; everything that it makes is in the store."""
 
     def __init__(self, setup: Setup) -> None:
         self._store: Store = open_store(setup.store)
@@ -115,7 +106,7 @@ class Worker:
         self._options = plan.predict_options.for_model(self._runtime.card)
         self._tags = provenance(self._runtime, plan.model_sha256, self._options, plan.precision)
 
-    def do(self, line: str) -> Outcome:
+    def __call__(self, line: str) -> Outcome:
         """Do the unit in a line of the plan, unless its receipt exists."""
         key, unit = self.plan.parse(line)
         try:
@@ -186,11 +177,7 @@ class Worker:
         return Outcome("done", note, bool(made.damaged))
 
     def _published(self, key: str, unit: Unit) -> Mapping[str, Any] | None:
-        """Return the properties of the map of a unit, empty if they are damaged; None: it is not published.
-
-        Raises:
-            DataError: If the map was made by another plan.
-        """
+        """Return the properties of a published map, empty if they are damaged; None if it is not published."""
         try:
             found: dict[str, Any] = {**json.loads(self._store.read(unit.item))["properties"]}
         except MissingKeyError:
@@ -212,13 +199,7 @@ class Worker:
             self._store.delete(part + end)
 
     def _check_inputs(self, unit: Unit, task: Task) -> None:
-        """Check that a unit would read the files that were planned, and no others.
-
-        Raises:
-            ChangedInputError: If one of them has changed, or there is another, such as a mask.
-            DataError: If a scene at an address does not exist.
-            StoreError: As for :func:`check_pins`.
-        """
+        """Check that a unit would read the files that were planned, and no others."""
         check_pins(unit)
         if is_address(unit.scene):
             return
@@ -237,9 +218,7 @@ class Worker:
         with rows.open("wb") as file:
             for block in make_blocks(self._runtime, imagery, grid, numbers, options):
                 log, chunks = ReadLog.of(imagery.source, block), []
-                for name, row, values in product_rows(
-                    block, legend, probabilities=options.probabilities, confidence=options.confidence
-                ):
+                for name, row, values in product_rows(block, legend, options.rasters):
                     data = zlib.compress(np.ascontiguousarray(values).data, _LEVEL)
                     file.write(data)
                     chunks.append([name, row, len(values), len(data)])
@@ -324,6 +303,14 @@ class Worker:
                 work.logs[block["number"]] = ReadLog.from_record(block)[1]
         for buffer in work.buffers.values():
             buffer.flush()
+
+
+class LocalEngine(workers.LocalEngine):
+    """``count`` processes on this machine, each with the model loaded; only lines of the plan travel."""
+
+    def __init__(self, setup: Setup, count: int) -> None:
+        threads = setup.threads or max(1, processors() // count)
+        super().__init__(partial(Worker, replace(setup, threads=threads)), count)
 
 
 class _WindowError(ImageError):

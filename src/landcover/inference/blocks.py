@@ -11,7 +11,7 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
@@ -54,11 +54,7 @@ class RowBuffer:
         self._array = np.empty((height, *row_shape) if file is None else 0, np.uint8)
 
     def write(self, start: int, values: UInt8Array) -> None:
-        """Write rows from ``start`` on: uint8 (n, ...), which the buffer may keep.
-
-        Raises:
-            OutputError: If there is no space.
-        """
+        """Write rows from ``start`` on: uint8 (n, ...), which the buffer may keep."""
         if self._file is None and len(values) == self.height:
             self._array = values  # all at once: nothing to copy
         elif self._file is None:
@@ -151,10 +147,15 @@ def joined(logs: Iterable[ReadLog]) -> ReadLog:
     return ReadLog(tuple(sorted(damaged)), notes, sum((log.ood for log in logs), OodStats()))
 
 
+def band_count(raster: str, legend: Legend) -> int:
+    """Return the bands of one of :attr:`PredictOptions.rasters`."""
+    return len(legend.scored) if raster == "probabilities" else 1
+
+
 def product_rows(
-    block: RowBlock, legend: Legend, *, probabilities: bool, confidence: bool
+    block: RowBlock, legend: Legend, rasters: Collection[str]
 ) -> Iterator[tuple[str, int, UInt8Array]]:
-    """Yield the rows that a block adds to each product: its name, the first row, and uint8 (n, ...).
+    """Yield the rows that a block adds to each raster: its name, the first row, and uint8 (n, ...).
 
     Nodata where there is no imagery.
     """
@@ -163,37 +164,28 @@ def product_rows(
         if block.valid is not None:
             classes[~block.valid] = NODATA
         yield "classes", block.start, classes
-    if probabilities or confidence:
-        for chunk, values in block.probabilities():
-            row = block.start + chunk.start
-            if probabilities:
-                scaled = np.rint(values * PROBABILITIES.steps).astype(np.uint8)
-                if block.valid is not None:
-                    scaled[:, ~block.valid[chunk]] = PROBABILITIES.nodata
-                yield "probabilities", row, np.moveaxis(scaled, 0, 1)
-            if confidence:
-                yield "confidence", row, np.rint(values.max(axis=0) * CONFIDENCE.steps).astype(np.uint8)
+    for chunk, values in block.probabilities() if len(rasters) > 1 else ():
+        row = block.start + chunk.start
+        if "probabilities" in rasters:
+            scaled = np.rint(values * PROBABILITIES.steps).astype(np.uint8)
+            if block.valid is not None:
+                scaled[:, ~block.valid[chunk]] = PROBABILITIES.nodata
+            yield "probabilities", row, np.moveaxis(scaled, 0, 1)
+        if "confidence" in rasters:
+            yield "confidence", row, np.rint(values.max(axis=0) * CONFIDENCE.steps).astype(np.uint8)
 
 
 class SceneWork:
-    """The rows of a scene's products, in memory or in a work folder from which work can be resumed.
+    """The rows of a scene's rasters, in memory or in a work folder from which work can be resumed.
 
-    Use it as a context. The work folder is deleted at the end, unless the context ends by an interrupt or,
-    when blocks are finished, by an error, such as no space, no memory or no answer of a server.
+    Use it as a context. The work folder, that of the map ``target``, is deleted at the end, unless the
+    context ends by an interrupt or, when blocks are finished, by an error, such as no space, no memory or no
+    answer of a server. Work with another ``identity`` (model, scene and options) is not resumed but an
+    :class:`OutputError`; None: keep everything in memory.
 
     Attributes:
-        classes: Row buffer of class indices.
-        probabilities: Row buffer of (classes, width) bytes for 0..1, or None.
-        confidence: Row buffer of bytes for 0..1, or None.
+        buffers: A row buffer for each of the ``rasters``, which :func:`product_rows` makes.
         logs: The log of each finished block by its number.
-        buffers: The row buffers by the names that :func:`product_rows` gives them.
-
-    The work folder is that of the map ``target``. Work with another ``identity`` (model, scene and options)
-    is not resumed; None: keep everything in memory.
-
-    Raises:
-        OutputError: If there is work with another identity, another process works on the same map, or the
-            folder cannot be written.
     """
 
     def __init__(
@@ -203,8 +195,7 @@ class SceneWork:
         legend: Legend,
         identity: dict[str, object] | None,
         *,
-        probabilities: bool = False,
-        confidence: bool = False,
+        rasters: Sequence[str],
         resume: bool = False,
     ) -> None:
         self.logs: dict[int, ReadLog] = {}
@@ -217,12 +208,16 @@ class SceneWork:
                 self._folder = stack.enter_context(work_folder(target))
                 self._open(self._folder, identity, resume=resume)
             stack.callback(self._close)
-            channels = len(legend.scored)
-            self.classes = self._buffer("classes", height, (width,))
-            self.probabilities = (
-                self._buffer("probabilities", height, (channels, width)) if probabilities else None
-            )
-            self.confidence = self._buffer("confidence", height, (width,)) if confidence else None
+            for name in rasters:
+                shape = (band_count(name, legend), width) if name == "probabilities" else (width,)
+                path = file = None
+                if self._folder is not None:
+                    path = self._folder.path / f"{name}.raw"
+                    try:
+                        file = self._folder.open(path.name)
+                    except FileNotFoundError:
+                        file = self._folder.create(path.name)
+                self.buffers[name] = RowBuffer(height, shape, path, file)
             if self._folder is not None:
                 self._read_records(self._folder)
             self._stack = stack.pop_all()
@@ -243,19 +238,6 @@ class SceneWork:
         for name in folder.names():
             if name != _WORK and not _RECORD.fullmatch(name) and not name.endswith(".raw"):
                 folder.remove(name)
-
-    def _buffer(self, name: str, height: int, row_shape: tuple[int, ...]) -> RowBuffer:
-        """Return a row buffer, with the rows that are in its file."""
-        if self._folder is None:
-            buffer = RowBuffer(height, row_shape)
-        else:
-            try:
-                file = self._folder.open(f"{name}.raw")
-            except FileNotFoundError:
-                file = self._folder.create(f"{name}.raw")
-            buffer = RowBuffer(height, row_shape, self._folder.path / f"{name}.raw", file)
-        self.buffers[name] = buffer
-        return buffer
 
     def _read_records(self, folder: WorkFolder) -> None:
         """Read the logs of finished blocks. A block whose rows or record are damaged is missing."""
@@ -286,17 +268,8 @@ class SceneWork:
         return [range(run[0], run[-1] + 1) for run in runs]
 
     def finish(self, block: RowBlock, log: ReadLog) -> None:
-        """Write the rows of a block.
-
-        Raises:
-            OutputError: If there is no space.
-        """
-        for name, row, values in product_rows(
-            block,
-            self._legend,
-            probabilities=self.probabilities is not None,
-            confidence=self.confidence is not None,
-        ):
+        """Write the rows of a block."""
+        for name, row, values in product_rows(block, self._legend, self.buffers):
             self.buffers[name].write(row, values)
         if self._folder is not None:
             for buffer in self.buffers.values():

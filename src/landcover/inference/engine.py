@@ -94,11 +94,6 @@ def row_blocks(
 
     The network gets ``batch`` windows per call. ``views`` of each are averaged; None: those of the model's
     card. The thread that reads compares the scene with ``profile``.
-
-    Raises:
-        UsageError: If ``views`` is not 1, 2, 3 or 8.
-        ModelError: If the model returns NaN or infinite values.
-        ImageError: If the source cannot be read.
     """
     views = check_views(views) or runtime.card.views
     numbers = grid.blocks if numbers is None else numbers
@@ -228,26 +223,14 @@ def predict_probabilities(
     batch: int = 1,
     views: Views | None = None,
 ) -> Float32Array:
-    """Return the probability of each scored class at each pixel of an image in memory.
+    """Return the probability of each scored class at each pixel of an image in memory, of any size.
 
-    Args:
-        runtime: The model.
-        image: uint8 (H, W, B), RGB or the bands of the model's card, any size.
-        valid: bool (H, W): where there is imagery; None: everywhere.
-        gsd: Metres per pixel, as for :func:`landcover.inference.grid.make_grid`; None: the model's.
-        window_px: Side of the sliding window in the model's pixels, as for ``make_grid``.
-        overlap_px: Pixels that neighbouring windows share, as for ``make_grid``.
-        batch: Windows per call of the network.
-        views: Views of each window that are averaged; None: those of the model's card.
+    ``image`` is uint8 (H, W, B), RGB or the bands of the model's card; ``valid``, bool (H, W), is where there
+    is imagery (None: everywhere). The others are those of :func:`make_grid` and :func:`row_blocks`.
 
     Returns:
         float32 (C, H, W), C in the order of ``legend.scored``; 0 without imagery. It takes 4 C bytes per
         pixel of the image.
-
-    Raises:
-        UsageError: If the image is not uint8 (H, W, B), or GSD, window, overlap or views are out of range.
-        ImageError: If the image is more than ten times coarser than the model's GSD.
-        ModelError: If the model returns NaN.
     """
     source = ArraySource(image, valid, channels=runtime.card.preprocessing.channels)
     grid = make_grid(image.shape[:2], runtime, gsd=gsd, window_px=window_px, overlap_px=overlap_px)

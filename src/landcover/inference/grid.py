@@ -142,10 +142,6 @@ def make_grid(
         overlap_px: Pixels that neighbouring windows share. None: the overlap of the card for its own window,
             a quarter of the window for another.
         part: The pixels to map, which leaves out the columns of windows that do not reach them. None: all.
-
-    Raises:
-        UsageError: If GSD, window or overlap are out of range.
-        ImageError: If the scene is more than ten times coarser than the model's GSD.
     """
     card, stride = runtime.card, runtime.stride
     model_gsd = card.preprocessing.gsd
@@ -179,11 +175,7 @@ def make_grid(
 
 
 def check_windows(card: ModelCard, window_px: int | None, overlap_px: int | None) -> None:
-    """Check window and overlap as for :func:`make_grid`, also where a scene is one window.
-
-    Raises:
-        UsageError: If a side is negative, or the overlap is not smaller than the window.
-    """
+    """Check window and overlap as for :func:`make_grid`, also where a scene is one window."""
     window_px = card.window_px if window_px is None else window_px
     if window_px < 0:
         raise UsageError(

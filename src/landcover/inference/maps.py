@@ -322,10 +322,10 @@ def predict(
         open_again = partial(
             open_model, model, device=device, runtime=runtime, threads=each, precision=precision
         )
-        begin = partial(_Mapper.begin, open_again, options, tags)
-        engine: Engine = LocalEngine(begin, jobs)
+        engine: Engine = LocalEngine(partial(_Mapper, open_again, options, tags), jobs)
     else:
-        engine = ThisProcess(_Mapper(opened, options, tags, resumes=identified, alone=len(tasks) == 1))
+        alone = len(tasks) == 1
+        engine = ThisProcess(_Mapper(lambda: opened, options, tags, resumes=identified, alone=alone))
     try:
         _make(engine, tasks, options, result)
     finally:
@@ -355,7 +355,7 @@ class _Mapper:
     """Makes maps, one after the other.
 
     Args:
-        runtime: The model.
+        open_runtime: Returns the model; called in the process that maps.
         options: How scenes are read, classified and written.
         tags: Provenance of the maps.
         resumes: Whether a map of these tags that exists is kept: the model is identified by them.
@@ -364,22 +364,15 @@ class _Mapper:
 
     def __init__(
         self,
-        runtime: Runtime,
+        open_runtime: Callable[[], Runtime],
         options: PredictOptions,
         tags: Mapping[str, str],
         *,
         resumes: bool = True,
         alone: bool = False,
     ) -> None:
-        self._runtime, self._options, self._tags = runtime, options, tags
+        self._runtime, self._options, self._tags = open_runtime(), options, tags
         self._resumes, self._alone = resumes, alone
-
-    @classmethod
-    def begin(
-        cls, open_again: Callable[[], Runtime], options: PredictOptions, tags: Mapping[str, str]
-    ) -> "_Mapper":
-        """Return a mapper of its own, with its model, in a worker process."""
-        return cls(open_again(), options, tags)
 
     def __call__(self, task: Task) -> MadeMap | LandcoverError:
         """Return the map of a scene, or why there is none."""

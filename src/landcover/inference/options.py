@@ -357,6 +357,11 @@ class PredictOptions(ImageryOptions):
             raise UsageError("--resume keeps existing maps and --force overwrites them. Pass only one.")
         return self
 
+    @property
+    def rasters(self) -> list[str]:
+        """Names of what is written of each row: ``classes``, and ``probabilities`` and ``confidence``."""
+        return ["classes", *(name for name in ("probabilities", "confidence") if getattr(self, name))]
+
     def for_model(self, card: ModelCard) -> "PredictOptions":
         """Return the options with bands, scaling and views of a model's card, where none are set.
 

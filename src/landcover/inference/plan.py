@@ -3,8 +3,8 @@
 import logging
 import math
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path, PurePosixPath
@@ -99,15 +99,10 @@ class Task:
     @property
     def name(self) -> str:
         """Name of the image in messages and results, without passwords and signatures."""
-        if self.mosaic is not None and not self.has_context:
+        if self.mosaic is not None and not self.mosaic.is_context:
             count = len(self.mosaic.pieces)
             return f"{self.map.name} of {count} file{'s' * (count != 1)}"
         return display_name(self.image)
-
-    @property
-    def has_context(self) -> bool:
-        """Whether other files are read along with the one that is mapped."""
-        return self.mosaic is not None and self.mosaic.georeference is None
 
     @property
     def files(self) -> list[Path]:
@@ -132,9 +127,6 @@ def read_list(file: Path) -> list[Path | str]:
     """Read a list of inputs: a URL or path per line, relative to the file's own folder.
 
     Empty lines, and lines that begin with ``#``, are skipped. ``-`` is standard input.
-
-    Raises:
-        DataError: If the file cannot be read, is not text or contains no input.
     """
     text = read_text(file, DataError, "a list of inputs, one path per line")
     entries = [line.strip() for line in text.splitlines()]
@@ -156,12 +148,7 @@ def plan(
     model_gsd: float,
     window_px: int | None = None,
 ) -> list[Task]:
-    """Find the images and decide name and scale of each.
-
-    Inputs are image files, folders that are searched with their subfolders, and URLs of rasters. The folders
-    below an input folder are kept in ``out``. Images of unknown scale have ``model_gsd``, if ``options.gsd``
-    is ``"model"``. With the side ``window_px`` of the model's windows, files that adjoin or overlap are read
-    with their neighbours.
+    """Find the images and decide name and scale of each, as :func:`find_tasks`; check them and the outputs.
 
     Raises:
         UsageError: If there is no input, an address is not valid, or the GSD of an image is unknown.
@@ -170,10 +157,10 @@ def plan(
             exists and neither ``force`` nor ``resume`` is on.
     """
     if options.mosaic is not None:
-        return [_mosaic_task(inputs, options.mosaic, options)]
-    unknown: list[str] = []
-    found = find_tasks(inputs, out, options, model_gsd=model_gsd, unknown=unknown, window_px=window_px)
-    tasks = list(found)
+        tasks = [_mosaic_task(inputs, options.mosaic, options)]
+    else:
+        tasks = list(find_tasks(inputs, out, options, model_gsd=model_gsd, window_px=window_px))
+    unknown = [text for task in tasks if (text := lacks_scale(task, options)) is not None]
     if unknown:
         raise unknown_gsd(
             f"{len(unknown)} of {len(tasks)} images (for example {unknown[0]})",
@@ -185,18 +172,32 @@ def plan(
     return tasks
 
 
+def lacks_scale(task: Task, options: PredictOptions) -> str | None:
+    """Return the name of an image whose scale is needed and not known, with the reason; else None."""
+    if options.gsd is not None or task.scale is None or task.scale.source != "assumed":
+        return None
+    header, file = read_header(task.image, declared_crs(options)), subdataset_file(str(task.image))
+    try:
+        if not header.dtypes:
+            image_size(Path(file or task.image))
+    except DataError:  # not imagery: skipped when it is read, with the reason
+        return None
+    return f"{task.image}: {header.reason}" if header.reason else str(task.image)
+
+
 def find_tasks(
     inputs: Sequence[str | Path],
     out: Path,
     options: PredictOptions,
     *,
     model_gsd: float,
-    unknown: list[str],
     window_px: int | None = None,
 ) -> Iterator[Task]:
-    """Yield the images with their names and scales, as :func:`plan` returns them, without its checks.
+    """Yield the images with their names and scales, without the checks of :func:`plan`.
 
-    Images of unknown scale are added to ``unknown``.
+    Inputs are image files, folders that are searched with their subfolders, and URLs of rasters. The folders
+    below an input folder are kept in ``out``. Images of unknown scale have ``model_gsd``. With the side
+    ``window_px`` of the model's windows, files that adjoin or overlap are read with their neighbours.
     """
     if options.mosaic is not None:
         raise UsageError("--mosaic is an option of predict alone. Leave it out.")
@@ -207,67 +208,32 @@ def find_tasks(
     found: list[tuple[str | Path, Path, Path | None]] = [(part, _part_name(part), None) for part in parts]
     if given or not inputs:
         found += find_files(given, out, what="images", suffixes=PICTURE_SUFFIXES, left_out=NO_IMAGE)
-    reading = options.reading
     settings, layout = cache(_settings_gsd), cache(_layout_gsd)
     headers = lru_cache(_HEADERS)(lambda image: read_header(image, declared_crs(options)))
-    neighbours = None
+    contexts = None
     if window_px is not None and options.context and len(found) > 1:
-        files = (
-            (Path(image), headers(image) if isinstance(image, Path) else Header()) for image, *_ in found
-        )
-        neighbours = Neighbours(files)
-        if neighbours.repeated:
-            _log.warning(
-                "%d of %d images adjoin or overlap others where ground is shown twice, as by images of two "
-                "dates: they are mapped without some or all of their neighbours. Put the images of each date "
-                "into a folder of their own.",
-                neighbours.repeated,
-                len(found),
-            )
-    joined = crowded = 0
+        images, is_default = [image for image, *_ in found], options.window_px is None
+        side = window_px if options.window_px is None else options.window_px
+        contexts = _Contexts(images, headers, model_gsd, side, may_be_whole=is_default)
     for number, (image, relative, folder) in enumerate(found):
-        georeference, raster_gsd, size, reason, position, dtypes = headers(image)
+        georeference, raster_gsd, size, _, position, _ = headers(image)
         file = Path(subdataset_file(str(image)) or image)
         stem = out / relative.parent / relative.stem.removesuffix(IMAGE_END)
         map_format = choose_map_format(options.map_format, georeferenced=georeference is not None)
-        picture = is_picture(file, georeference, reading)
         scale = find_scale(
             option,
             raster=lambda: raster_gsd,  # noqa: B023
             settings=lambda: settings(file.parent.resolve()),  # noqa: B023
             layout=lambda: layout(folder) if folder else None,  # noqa: B023
-        )
-        if scale is None and options.gsd is None:
-            with suppress(DataError):  # not imagery: skipped when it is read, with the reason
-                if not dtypes:
-                    image_size(file)
-                unknown.append(f"{image}: {reason}" if reason else str(image))
-        scale = scale or Scale(model_gsd, "assumed")
+        ) or Scale(model_gsd, "assumed")
         target = stem.with_name(stem.name + MASK_END + map_format.suffix)
+        picture = is_picture(file, georeference, options.reading)
         mosaic = None
-        if georeference and neighbours and window_px is not None and (frame := neighbours.frame(number)):
-            side = min(ground_sides(georeference.moved(*frame[:2]), frame[2:], scale.gsd))
-            whole = options.window_px is None and max(frame[2:]) * side / model_gsd <= WHOLE_PX + 1
-            window = 0 if whole else window_px if options.window_px is None else options.window_px
-            margin = math.ceil((window + _RIM_PX) * model_gsd / side) if window else max(frame[2:])
-            mosaic = neighbours.mosaic(number, margin)
-            joined, crowded = joined + (mosaic is not None), crowded + (mosaic is None)
+        if contexts is not None and georeference is not None:
+            mosaic = contexts.of(number, georeference, scale.gsd)
         yield Task(image, target, picture, scale, size, transform=position, mosaic=mosaic)
-    if joined:
-        _log.info(
-            "%d of %d images adjoin or overlap others: each is mapped with its neighbours as context, which "
-            "takes longer. --no-context maps each alone; --mosaic map.tif maps all at once.",
-            joined,
-            len(found),
-        )
-    if crowded:
-        _log.warning(
-            "%d of %d images have %d or more others in reach of a window: each is mapped alone, with seams. "
-            "--mosaic map.tif maps them as one scene.",
-            crowded,
-            len(found),
-            MOST_PIECES,
-        )
+    if contexts is not None:
+        contexts.log()
     for address in addresses:
         try:
             name = PurePosixPath(urlsplit(address).path).stem.removesuffix(IMAGE_END)
@@ -277,8 +243,65 @@ def find_tasks(
                 "https://host/scene.tif."
             ) from error
         target = out / (name + MASK_END + choose_map_format(options.map_format, georeferenced=True).suffix)
-        given_scale = None if option is None else Scale(option, "option")
-        yield Task(address, target, False, given_scale)
+        yield Task(address, target, False, None if option is None else Scale(option, "option"))
+
+
+class _Contexts:
+    """The neighbours that images are mapped with, and what is logged about them."""
+
+    def __init__(
+        self,
+        images: Sequence[str | Path],
+        headers: Callable[[str | Path], Header],
+        model_gsd: float,
+        window_px: int,
+        *,
+        may_be_whole: bool,
+    ) -> None:
+        files = ((Path(image), headers(image) if isinstance(image, Path) else Header()) for image in images)
+        self._neighbours, self._count = Neighbours(files), len(images)
+        self._model_gsd, self._window_px, self._may_be_whole = model_gsd, window_px, may_be_whole
+        self._joined = self._crowded = 0
+        if self._neighbours.repeated:
+            _log.warning(
+                "%d of %d images adjoin or overlap others where ground is shown twice, as by images of two "
+                "dates: they are mapped without some or all of their neighbours. Put the images of each date "
+                "into a folder of their own.",
+                self._neighbours.repeated,
+                self._count,
+            )
+
+    def of(self, number: int, georeference: Georeference, gsd: float) -> Mosaic | None:
+        """Return an image with its neighbours in reach of a window; None without any."""
+        if (frame := self._neighbours.frame(number)) is None:
+            return None
+        side = min(ground_sides(georeference.moved(*frame[:2]), frame[2:], gsd))
+        is_whole = self._may_be_whole and max(frame[2:]) * side / self._model_gsd <= WHOLE_PX + 1
+        margin = max(frame[2:])
+        if self._window_px and not is_whole:
+            margin = math.ceil((self._window_px + _RIM_PX) * self._model_gsd / side)
+        mosaic = self._neighbours.mosaic(number, margin)
+        self._joined += mosaic is not None
+        self._crowded += mosaic is None
+        return mosaic
+
+    def log(self) -> None:
+        """Report how many images were joined."""
+        if self._joined:
+            _log.info(
+                "%d of %d images adjoin or overlap others: each is mapped with its neighbours as context, "
+                "which takes longer. --no-context maps each alone; --mosaic map.tif maps all at once.",
+                self._joined,
+                self._count,
+            )
+        if self._crowded:
+            _log.warning(
+                "%d of %d images have %d or more others in reach of a window: each is mapped alone, with "
+                "seams. --mosaic map.tif maps them as one scene.",
+                self._crowded,
+                self._count,
+                MOST_PIECES,
+            )
 
 
 def _part_name(part: str) -> Path:
@@ -289,13 +312,7 @@ def _part_name(part: str) -> Path:
 
 
 def _mosaic_task(inputs: Sequence[str | Path], target: Path, options: PredictOptions) -> Task:
-    """Return the task of one map of all inputs.
-
-    Raises:
-        UsageError: If an input is an address, or the map is not a GeoTIFF.
-        DataError: If there are no images, or they are not on one grid.
-        OutputError: As for :func:`plan`.
-    """
+    """Return the task of one map of all inputs."""
     if options.map_format == "png" or target.suffix.lower() not in (".tif", ".tiff"):
         raise UsageError(f"The map of a mosaic is {target}; expected a GeoTIFF, such as --mosaic map.tif.")
     if addresses := [str(given) for given in inputs if is_address(str(given))]:
@@ -313,13 +330,10 @@ def _mosaic_task(inputs: Sequence[str | Path], target: Path, options: PredictOpt
     if not files:
         raise DataError(f"There are no images for {target} but itself.")
     mosaic = lay_out(files)
-    size = mosaic.height, mosaic.width
-    gsd = pixel_size(mosaic.georeference or files[0][1], *size)
+    size, (row, col, *_) = (mosaic.height, mosaic.width), mosaic.pieces[0].window
+    gsd = pixel_size(files[0][1].moved(-row, -col), *size)
     scale = Scale(options.gsd, "option") if isinstance(options.gsd, float) else gsd and Scale(gsd, "raster")
-    task = Task(files[0][0], target, False, scale or None, size, mosaic=mosaic)
-    force = options.force or options.resume
-    check_targets([(task.image, path) for path in products(task, options)], force=force)
-    return task
+    return Task(files[0][0], target, False, scale or None, size, mosaic=mosaic)
 
 
 def declared_crs(options: PredictOptions) -> CRS | None:
@@ -348,10 +362,9 @@ def _doubts(scene: Scene | MosaicScene, gsd: float, model_gsd: float) -> Iterato
 def products(task: Task, options: PredictOptions) -> list[Path]:
     """Return all files that are written for an image."""
     return [
-        *([task.beside("_probabilities.tif")] if options.probabilities else []),
-        *([task.beside("_confidence.tif")] if options.confidence else []),
-        *(style_files(task.map) if options.style and task.format(options).georeferenced else ()),
-        *([world_file(task.map)] if task.transform and not task.format(options).in_parts else []),
+        *(task.beside(f"_{name}.tif") for name in options.rasters[1:]),
+        *(style_files(task.map) if options.style and task.format(options).is_geotiff else ()),
+        *([world_file(task.map)] if task.transform and not task.format(options).is_geotiff else []),
         *([task.map.with_suffix(f".{options.vector}")] if options.vector else []),
         task.map,
     ]
@@ -410,12 +423,7 @@ def pixel_areas(
 
 @contextmanager
 def open_imagery(task: Task, options: PredictOptions, model_gsd: float) -> Iterator[Imagery]:
-    """Open the image of a task; ``model_gsd`` is that of unknown scale, if ``options.gsd`` is ``"model"``.
-
-    Raises:
-        DataError: If it cannot be read.
-        UsageError: If an option does not suit it, or its GSD is unknown.
-    """
+    """Open the image of a task; ``model_gsd`` is that of unknown scale, if ``options.gsd`` is ``"model"``."""
     with ExitStack() as stack:
         scale = task.scale or Scale(model_gsd, "assumed")
         sides = scale.gsd, scale.gsd

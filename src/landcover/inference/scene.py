@@ -13,7 +13,7 @@ from threading import Lock
 from landcover._gdal import files_of, vector_files
 from landcover._typing import UInt8Array
 from landcover.errors import ImageError, OutputError, UsageError
-from landcover.inference.blocks import ReadLog, SceneWork, joined
+from landcover.inference.blocks import ReadLog, SceneWork, band_count, joined
 from landcover.inference.engine import RowBlock, row_blocks
 from landcover.inference.grid import Grid, make_grid
 from landcover.inference.options import PredictOptions
@@ -33,7 +33,7 @@ from landcover.postprocess.sieve import (
 )
 from landcover.raster import Georeference, RasterSpec, write_bands
 from landcover.raster.mapfiles import write_map_file
-from landcover.raster.writing import CONFIDENCE
+from landcover.raster.writing import CONFIDENCE, PROBABILITIES
 from landcover.raster.zonal import ClassAreas
 from landcover.scale import GsdSource
 from landcover.storage.scenes import version_name
@@ -129,7 +129,7 @@ class Inputs:
     def __init__(self, task: Task, options: PredictOptions) -> None:
         self._task, self._options = task, options
         self._lock, self._digests = Lock(), dict[str, str]()
-        own = task.files[:1] if task.has_context else task.files
+        own = task.files[:1] if task.mosaic is not None and task.mosaic.is_context else task.files
         files = [file for scene in own for file in files_of(scene)]
         if options.aoi is not None:
             files += vector_files(options.aoi)
@@ -169,7 +169,7 @@ class Inputs:
             raise ImageError(f"{error.filename} cannot be read: {error.strerror}.") from error
         work = {"content": own, "options": self._options.identity() | {"aoi": None}}
         found: dict[str, object] = {WORK: work}
-        if task.mosaic is not None and task.has_context:  # windows depend on the frame
+        if task.mosaic is not None and task.mosaic.is_context:  # windows depend on the frame
             found[CONTEXT] = [task.mosaic.height, task.mosaic.width, *task.mosaic.pieces[0].window, *others]
         texts = {name: json.dumps(value, default=str, sort_keys=True) for name, value in found.items()}
         return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
@@ -192,20 +192,9 @@ def make_map(
     go to a hidden folder beside it (a byte per pixel and band) until they are written, and ``resume``
     continues from them if the process is killed.
 
-    Args:
-        runtime: The model.
-        task: The map to write.
-        imagery: The open scene.
-        options: How it is classified and written.
-        inputs: The files that it depends on, as they were before the scene was opened.
-        tags: Provenance of the map.
-        progress: Wraps the row blocks of the scene, given their number.
-        finished: Puts row blocks that another process has computed into the work.
-
-    Raises:
-        DataError: If the scene cannot be read.
-        UsageError: If an option does not suit it.
-        OutputError: If something cannot be written.
+    ``inputs`` are the files that the map depends on, as they were before the scene was opened; ``tags`` its
+    provenance. ``progress`` wraps the row blocks, given their number; ``finished`` puts row blocks that
+    another process has computed into the work.
     """
     gsd, gsd_source = imagery.scale
     tags = {**tags, "LANDCOVER_GSD": f"{gsd:g} ({gsd_source})", **inputs.digests}
@@ -216,8 +205,13 @@ def make_map(
             options.zones, options.zone_column, imagery.georeference, imagery.size, options.zones_layer
         )
     grid = scene_grid(runtime, imagery, options, task.name)
-    products = {"probabilities": options.probabilities, "confidence": options.confidence}
-    identity = {"size": [*imagery.size], "tags": tags, "device": runtime.device, **products}
+    rasters = options.rasters
+    identity: dict[str, object] = {
+        "size": imagery.size,
+        "tags": tags,
+        "device": runtime.device,
+        "rasters": rasters,
+    }
     identity["files"] = inputs.states
     on_disk = math.prod(imagery.size) > IN_MEMORY_PIXELS
     check_disk(task.map.parent, disk_needed(task, imagery.size, areas.legend, options), task.name)
@@ -225,7 +219,9 @@ def make_map(
     kept_in = identity if on_disk else None
     with (
         needing_memory(need, task.name, SAVE_MEMORY),
-        SceneWork(task.map, imagery.size, areas.legend, kept_in, resume=options.resume, **products) as work,
+        SceneWork(
+            task.map, imagery.size, areas.legend, kept_in, rasters=rasters, resume=options.resume
+        ) as work,
     ):
         finished(work)
         runs = work.missing(grid.blocks)
@@ -251,11 +247,7 @@ def make_map(
 
 
 def scene_grid(runtime: Runtime, imagery: Imagery, options: PredictOptions, name: str) -> Grid:
-    """Return the windows of a scene, the same for everyone who works on it.
-
-    Raises:
-        ImageError: If the scene is too coarse for the model.
-    """
+    """Return the windows of a scene, the same for everyone who works on it."""
     try:
         return make_grid(
             (imagery.source.height, imagery.source.width),
@@ -274,11 +266,7 @@ def disk_needed(task: Task, size: Size, legend: Legend, options: PredictOptions)
 
     All rows of all products if they are kept on disk, else of one product; a third more for overviews.
     """
-    bands = [
-        1,
-        *([len(legend.scored)] if options.probabilities else []),
-        *([1] if options.confidence else []),
-    ]
+    bands = [band_count(name, legend) for name in options.rasters]
     on_disk = math.prod(size) > IN_MEMORY_PIXELS
     raw = math.prod(size) * (sum(bands) if on_disk else max(bands))
     finished = (file.stat().st_size for file in work_folder_path(task.map).glob("*.raw") if options.resume)
@@ -293,8 +281,8 @@ def memory_needed(grid: Grid, runtime: Runtime, options: PredictOptions, *, on_d
     if (options.views or runtime.card.views) in (2, 3):
         batch = int(batch * 1.35**2)
     row = across * rows * (4 * stride**2 + 4 * classes)
-    products = 1 + (classes if options.probabilities else 0) + (1 if options.confidence else 0)
-    held = products * width * (0 if on_disk else height)
+    bands = sum(band_count(name, runtime.card.legend) for name in options.rasters)
+    held = bands * width * (0 if on_disk else height)
     return held + 2 * row + batch * NETWORK_BYTES
 
 
@@ -331,23 +319,20 @@ def write_products(
 
     Returns:
         The number of regions that are smaller than ``min_region`` and remain.
-
-    Raises:
-        OutputError: If something cannot be written.
     """
     legend, force = areas.legend, options.force or options.resume
     cog = options.map_format == "cog"
-    if work.probabilities is not None:
-        names, buffer = legend.scored_names, work.probabilities
-        moved = buffer.path or (strip.swapaxes(0, 1) for strip in buffer.strips())
-        write_bands(task.beside("_probabilities.tif"), moved, spec, names, cog=cog, force=force)
-    if work.confidence is not None:
-        single = work.confidence.path or (strip[None] for strip in work.confidence.strips())
-        write_bands(
-            task.beside("_confidence.tif"), single, spec, ["confidence"], CONFIDENCE, cog=cog, force=force
-        )
+    for name in options.rasters[1:]:
+        buffer = work.buffers[name]
+        bands = (strip.reshape(len(strip), -1, spec.width).swapaxes(0, 1) for strip in buffer.strips())
+        names, coding = ["confidence"], CONFIDENCE
+        if name == "probabilities":
+            names, coding = [*legend.scored_names], PROBABILITIES
+        path = task.beside(f"_{name}.tif")
+        write_bands(path, buffer.path or bands, spec, names, coding, cog=cog, force=force)
 
-    classes, strips, min_pixels = work.classes, work.classes.strips(), 1
+    classes, min_pixels = work.buffers["classes"], 1
+    strips = classes.strips()
     small = SmallRegions(spec.width)
     if options.min_region is not None:
         min_pixels = options.min_region.pixels(gsd)
@@ -422,8 +407,8 @@ def content_digest(size: int, pieces: Iterable[bytes]) -> str:
 def _check_products(task: Task, imagery: Imagery, options: PredictOptions) -> None:
     """Raise an error before the work for products that could not be written after it."""
     height, width = imagery.size
-    in_parts = task.format(options).in_parts
-    if not in_parts and height * width > 4 * IN_MEMORY_PIXELS:
+    is_geotiff = task.format(options).is_geotiff
+    if not is_geotiff and height * width > 4 * IN_MEMORY_PIXELS:
         raise OutputError(
             f"{task.map} would have {height} x {width} pixels; a PNG cannot be written in parts. "
             "Pass --map-format tif or cog."
@@ -436,5 +421,5 @@ def _check_products(task: Task, imagery: Imagery, options: PredictOptions) -> No
         raise UsageError(
             f"{task.name} is not georeferenced; the polygons of {options.zones} cannot be used with it."
         )
-    if options.vector is not None and not in_parts and options.mask_format == "rgb":
+    if options.vector is not None and not is_geotiff and options.mask_format == "rgb":
         raise UsageError("Polygons are made of class indices: pass --mask-format palette with --vector.")

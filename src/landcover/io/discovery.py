@@ -86,15 +86,10 @@ def find_files(
 ) -> list[Found]:
     """Return files and the files of folders, subfolders included, each once and in a fixed order.
 
-    Hidden files and folders are skipped, and so is ``out`` below an input folder: results are not inputs.
-
-    Args:
-        inputs: Files, which are taken whatever their name, and folders.
-        out: Folder of the results.
-        what: What is looked for, such as ``masks``, for messages.
-        suffixes: Suffixes, in lower case, of the files that are looked for in folders.
-        left_out: Ends of names, without suffix, of files in folders that are skipped. Where these are masks,
-            folders of masks beside a folder of images are skipped, too.
+    Files are taken whatever their name; in folders those that have one of the ``suffixes`` (in lower case)
+    and none of the ends of names ``left_out``. Where these are masks, folders of masks beside a folder of
+    images are skipped, too. Hidden files and folders are skipped, and so is ``out`` below an input folder:
+    results are not inputs. ``what`` is looked for, such as ``masks``, for messages.
     """
     if not inputs:
         raise UsageError(f"No input was given; pass files or folders of {what}.")
@@ -142,10 +137,6 @@ def check_targets(
     """Refuse pairs of source and target whose results would overwrite each other, an input or existing files.
 
     Only sources that are paths are files; ``shown`` returns the name of a source in messages.
-
-    Raises:
-        OutputError: If two sources have one target, or targets whose names differ only in case, a target has
-            a name that Windows reserves (``con``, ``nul``), is a source, or exists and ``force`` is off.
     """
     pairs = list(pairs)
     sources = {_real(source) for source, _ in pairs if isinstance(source, Path)}

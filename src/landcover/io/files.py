@@ -46,11 +46,7 @@ def refuse_existing(path: Path, *, force: bool) -> None:
 
 
 def check_output(path: Path, *, force: bool) -> None:
-    """Check that a file can be written, before long work rather than after it. Write nothing.
-
-    Raises:
-        OutputError: If ``path`` exists and ``force`` is off, is a folder, or cannot be created there.
-    """
+    """Check that a file can be written, before long work rather than after it. Write nothing."""
     refuse_existing(path, force=force)
     if path.is_dir() and not path.is_symlink():
         raise OutputError(f"{path} is a folder; expected the name of a file to write.")
@@ -92,9 +88,6 @@ def atomic_path(path: Path, *, force: bool = False) -> Iterator[Path]:
     suffix. On any error, including Ctrl-C, ``path`` stays as it was. The content reaches the disk before the
     name does, so a power loss leaves no empty file. A file that replaces another one takes over its mode; a
     symbolic link is replaced itself, its target does not change.
-
-    Raises:
-        OutputError: If ``path`` exists and ``force`` is off, or if it cannot be written (permission, space).
     """
     refuse_existing(path, force=force)
     stem = path.stem.translate(_SPECIAL_CHARACTERS)
@@ -268,10 +261,6 @@ def work_folder(path: Path) -> Iterator[WorkFolder]:
 
     The folder stays at the end. The lock ends with the process. There is no lock on Windows, nor on file
     systems without locks.
-
-    Raises:
-        OutputError: If another process uses it, it is a link or a file, it belongs to another user, or it
-            cannot be created.
     """
     folder = work_folder_path(path)
     with writing(path, folder):

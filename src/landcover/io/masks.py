@@ -1,6 +1,6 @@
 """Masks in and out: class indices from colours, palettes or grey values, and PNG files from class indices."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -227,15 +227,7 @@ def _by_values(
     is_binary = set(present) == _BINARY and not (picture.is_map or legend.lists_values or legend.ignore)
     if is_binary and not allow_binary:
         raise binary_mask(path)
-    if values.dtype == np.uint8:
-        table = np.full(256, NODATA, np.uint8)
-        for value in present:
-            table[value] = classes[value]
-        index = np.take(table, values)
-    else:
-        index = np.full(values.shape, NODATA, np.uint8)
-        for value in present:
-            index[values == value] = classes[value]
+    index = classes_of(values, present, classes)
     if outside is not None:
         index[outside] = NODATA
     return Mask(index, 0, "indices", is_binary)
@@ -248,6 +240,19 @@ def present_values(values: npt.NDArray[Any]) -> list[int]:
     is_present = np.zeros(256, bool)
     is_present[values] = True
     return np.flatnonzero(is_present).tolist()
+
+
+def classes_of(values: npt.NDArray[Any], present: Sequence[int], classes: Mapping[int, int]) -> UInt8Array:
+    """Return the class of each of the values, uint8, by the different ones of them that are classes."""
+    if values.dtype == np.uint8:
+        table = np.full(256, NODATA, np.uint8)
+        for value in present:
+            table[value] = classes[value]
+        return np.take(table, values)
+    index = np.full(values.shape, NODATA, np.uint8)
+    for value in present:
+        index[values == value] = classes[value]
+    return index
 
 
 def lossy_mask(path: Path, compression: str) -> MaskError:

@@ -96,11 +96,6 @@ def read_features(
         longitude: Where ``crs`` is geographic: the longitude of the raster, in its degrees. Each part of a
             geometry is moved by whole turns to less than half a turn from it.
         layer_option: The option that chooses the layer, for messages.
-
-    Raises:
-        DataError: If the file is missing or not a vector file, has no CRS, no features or several layers, or
-            holds invalid, missing or mixed geometries, lines, or coordinates that do not exist in ``crs``.
-        UsageError: If the layer does not exist.
     """
     path = Path(path)
     with foreign_errors(lambda reason: DataError(f"{path} cannot be read as a vector file: {reason}.")):

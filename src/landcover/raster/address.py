@@ -84,11 +84,7 @@ class Address:
 
     @classmethod
     def of(cls, path: str | Path, timeout_s: float) -> "Address":
-        """Return the address of a path or URL.
-
-        Raises:
-            DataError: If it has control characters or is not valid UTF-8.
-        """
+        """Return the address of a path or URL."""
         text, name = str(path), display_name(path)
         check_name(text, name)
         return cls(text, name, _REMOTE.search(text) is not None, timeout_s)

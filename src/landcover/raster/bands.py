@@ -50,10 +50,6 @@ def choose_bands(
     with a warning if it has more or other names; else its first one three times (grey), with a warning on a
     second one. ``bands`` of a model count only where the file does not name the model's bands; there is a
     warning if it names others.
-
-    Raises:
-        ImageError: If a band does not exist, or is one of a colour table, of inks or other colours, of
-            complex numbers or with white as 0.
     """
     kinds = reader.colorinterp
     plain = [band for band, kind in enumerate(kinds, 1) if kind != ColorInterp.alpha]
@@ -215,9 +211,6 @@ def mask_of(
     of a file with an alpha band is compared here: rasterio warns at each read of GDAL's mask of it. Without
     ``alpha`` it is a band tagged alpha that is not read as imagery and whose values are mostly 0 or the
     largest one.
-
-    Raises:
-        ImageError: If the alpha band does not exist.
     """
     note = None
     tagged = [band for band, kind in enumerate(reader.colorinterp, 1) if kind == ColorInterp.alpha]
@@ -337,9 +330,6 @@ def check_scaling(name: str, reader: DatasetReader, band: int, scaling: Scaling 
     """Refuse pixels that are not 8-bit without ``scaling``, and a scaling that cannot be that of the pixels.
 
     Those are 8-bit pixels that never reach its maximum, and whole numbers that have one value within it.
-
-    Raises:
-        ImageError: If they are refused.
     """
     dtype = reader.dtypes[band - 1]
     if isinstance(scaling, tuple) and dtype == "uint8" and scaling[1] > 255:

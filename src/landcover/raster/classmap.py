@@ -11,10 +11,10 @@ from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 
 from landcover import _gdal
-from landcover._typing import BoolArray, UInt8Array
+from landcover._typing import UInt8Array
 from landcover.errors import ConfigError, ImageError, MaskError, printable
 from landcover.io.colours import NO_CLASS, find_classes
-from landcover.io.masks import present_values
+from landcover.io.masks import classes_of, present_values
 from landcover.legend import CLASS_NAMES, NODATA, Legend, translation
 from landcover.raster import Georeference
 from landcover.raster.address import BLOCK_CACHE, Address
@@ -36,20 +36,16 @@ class ClassMap:
         source: rasterio's data set; its values are those of the file.
         georeference: CRS and transform, or None.
         legend: The classes, in the order of the indices that are read.
-        table: uint8 (256,), class index or NODATA of each value of the file.
-        known: bool (256,), the values that are a class or no data.
+        classes: Class index or NODATA of each value of the file.
         nodata: A value of the file for no data.
-        classes: Class index or NODATA of each value, in place of ``table``; None where ``table`` holds.
     """
 
     path: Path
     source: DatasetReader
     georeference: Georeference | None
     legend: Legend
-    table: UInt8Array
-    known: BoolArray
+    classes: Mapping[int, int]
     nodata: int
-    classes: Mapping[int, int] | None = None
 
     @property
     def height(self) -> int:
@@ -63,11 +59,7 @@ class ClassMap:
 
     @property
     def place(self) -> Georeference:
-        """The georeference.
-
-        Raises:
-            MaskError: If the file is not georeferenced.
-        """
+        """The georeference."""
         if self.georeference is None:
             raise MaskError(
                 f"{self.path} is not georeferenced: {georeference_of(self.source)[1]}. Set its position, for "
@@ -89,27 +81,16 @@ class ClassMap:
         """Return the classes in a window: uint8 (h, w), class indices and NODATA.
 
         Memory: about 10 bytes per pixel. ``source`` is this raster on another grid; None: on its own.
-
-        Raises:
-            MaskError: If the file is damaged or contains a value that is not a class.
         """
         with reading(self.path):
             values = (self.source if source is None else source).read(1, window=window.slices)
-        if self.classes is not None:
-            present = present_values(values)
-            strays = np.array([value for value in present if value not in self.classes])
-            index = np.full(values.shape, NODATA, np.uint8)
-            for value in present:
-                index[values == value] = self.classes.get(value, NODATA)
-        else:
-            known = self.known[values]
-            strays = np.empty(0) if known.all() else np.unique(values[~known])
-        if strays.size:
+        present = present_values(values)
+        if strays := [value for value in present if value not in self.classes]:
             raise MaskError(
                 f"{self.path} contains {', '.join(map(str, strays[:8]))}; expected classes of "
                 f"{', '.join(self.legend.names)}, and {self.nodata} for nodata. Pass the map's own --legend."
             )
-        return index if self.classes is not None else self.table[values]
+        return classes_of(values, present, self.classes)
 
 
 @contextmanager
@@ -134,10 +115,6 @@ def open_class_map(
             else those of ``target``, else ``default``.
         target: The classes whose indices are read, found by name. None: those of the file.
         default: The classes of a file without any.
-
-    Raises:
-        MaskError: If it cannot be read, has other bands, or its classes are unknown or others.
-        UsageError: If the two legends have different classes.
     """
     if legend is not None and target is not None:
         translation(legend, target)
@@ -160,31 +137,23 @@ def open_class_map(
                 f"{path} does not name the classes of its values (it has no tag {CLASS_NAMES}). Pass "
                 "--legend: deepglobe or a YAML file."
             )
-        classes = None
-        is_palette = source.colorinterp[0] == ColorInterp.palette
-        if own is None and (source.dtypes[0] != "uint8" or (chosen.lists_values and not is_palette)):
-            classes = {**chosen.class_of_value}
-            if source.nodata is not None and float(source.nodata).is_integer():
-                classes[int(source.nodata)] = NODATA
-            if target is not None:
-                meaning = translation(chosen, target)
-                classes = {value: int(meaning[index]) for value, index in classes.items()}
-        table, known = _meanings(source, chosen, carried=own is not None)
-        nodata = int(source.nodata) if source.nodata in range(256) else NODATA
-        table[[nodata, NODATA]], known[[nodata, NODATA]] = NODATA, True
+        if own is None and source.colorinterp[0] == ColorInterp.palette and source.dtypes[0] == "uint8":
+            classes = _palette_classes(source, chosen)
+        else:
+            classes = {**(chosen if own is None else chosen.of_maps).class_of_value}
+        if source.nodata is not None and float(source.nodata).is_integer():
+            classes[int(source.nodata)] = NODATA
         if target is not None:
-            table = translation(chosen, target)[table]
+            meaning = translation(chosen, target)
+            classes = {value: int(meaning[index]) for value, index in classes.items()}
+        nodata = int(source.nodata) if source.nodata in range(256) else NODATA
         place = georeference_of(source)[0]
         with BLOCK_CACHE.share(two_rows_of_blocks(source)):
-            yield ClassMap(path, source, place, target or chosen, table, known, nodata, classes)
+            yield ClassMap(path, source, place, target or chosen, classes, nodata)
 
 
 def carried_legend(path: Path, source: DatasetReader, expected: Legend | None = None) -> Legend | None:
-    """Return the legend that an open map file carries; None if it carries none.
-
-    Raises:
-        MaskError: If its tags are damaged, or name other classes than ``expected``.
-    """
+    """Return the legend that an open map file carries, or None; a MaskError if it is not the expected one."""
     palette = source.colormap(1) if source.colorinterp[0] == ColorInterp.palette else {}
     try:
         own = Legend.from_tags(source.tags(), palette, str(path))
@@ -201,11 +170,7 @@ def carried_legend(path: Path, source: DatasetReader, expected: Legend | None = 
 
 @contextmanager
 def open_raster(path: Path, what: str) -> Iterator[DatasetReader]:
-    """Open a raster file; messages say that ``what`` was expected.
-
-    Raises:
-        MaskError: If it does not exist or GDAL cannot open it.
-    """
+    """Open a raster file; messages say that ``what`` was expected."""
     if not path.exists():
         raise MaskError(f"{path} does not exist; expected {what}.")
     if not (path.is_file() or path.is_dir()):  # some rasters are folders
@@ -235,14 +200,12 @@ def two_rows_of_blocks(source: DatasetReader) -> int:
     return max(int(sum(sizes)), _LEAST_CACHE)
 
 
-def _meanings(source: DatasetReader, legend: Legend, *, carried: bool) -> tuple[UInt8Array, BoolArray]:
-    """Return the class of each value, and whether the value stands for one."""
-    if not carried and source.colorinterp[0] == ColorInterp.palette:
-        palette = np.zeros((256, 4), np.uint8)
-        for value, colour in source.colormap(1).items():
-            palette[value] = colour
-        table, clear = find_classes(palette[None, :, :3], legend)[0], palette[:, 3] == 0
-        table[clear] = NODATA
-        return table, clear | (table != NO_CLASS)
-    values = np.arange(256, dtype=np.uint8)
-    return values, values < len(legend)
+def _palette_classes(source: DatasetReader, legend: Legend) -> dict[int, int]:
+    """Return the class of each value of a palette: that of its colour; NODATA if it is transparent."""
+    palette = np.zeros((256, 4), np.uint8)
+    for value, colour in source.colormap(1).items():
+        palette[value] = colour
+    found = find_classes(palette[None, :, :3], legend)[0].tolist()
+    clear = (palette[:, 3] == 0).tolist()
+    known = {n: NODATA if clear[n] else found[n] for n in range(256) if clear[n] or found[n] != NO_CLASS}
+    return known | {NODATA: NODATA}

@@ -1,7 +1,7 @@
 """Position of a raster, and size and area of its pixels on the ground."""
 
 import math
-from collections.abc import Mapping
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -304,27 +304,5 @@ def row_areas(georeference: Georeference, height: int, width: int) -> Float64Arr
 
 def _ellipsoid(crs: CRS) -> tuple[float, float]:
     """Return semi-major axis in metres and inverse flattening (0: a sphere); of WGS 84 if not declared."""
-    nodes: list[object] = [crs.to_dict(projjson=True)]
-    while nodes:  # depth first, in the order of the file
-        match node := nodes.pop():
-            case {"ellipsoid": {"radius": float() | int() as radius}}:
-                return float(radius), 0.0
-            case {
-                "ellipsoid": {
-                    "semi_major_axis": float() | int() as major,
-                    "inverse_flattening": float() | int() as inverse,
-                }
-            }:
-                return float(major), float(inverse)
-            case {
-                "ellipsoid": {
-                    "semi_major_axis": float() | int() as major,
-                    "semi_minor_axis": float() | int() as minor,
-                }
-            }:
-                return float(major), 0.0 if major == minor else major / (major - minor)
-            case Mapping():
-                nodes += reversed(list(node.values()))
-            case list():
-                nodes += reversed(node)
-    return _WGS84_RADIUS, _WGS84_INVERSE_FLATTENING
+    match = re.search(r'(?:SPHEROID|ELLIPSOID)\["(?:[^"]|"")*",([\d.]+),([\d.]+)', crs.to_wkt())
+    return (float(match[1]), float(match[2])) if match else (_WGS84_RADIUS, _WGS84_INVERSE_FLATTENING)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,27 +20,25 @@ from landcover.raster.georeference import Georeference
 from landcover.raster.writing import RasterSpec, Rows, write_map
 
 
-@dataclass(frozen=True, slots=True)
-class MapFormat:
+class MapFormat(NamedTuple):
     """A file format of maps.
 
     Attributes:
         suffix: End of the file name.
-        in_parts: Whether it is written and read by strips of rows, so that a map may be larger than memory.
-        georeferenced: Whether it stores CRS and transform, and is written with a style.
-        cog: Whether it is a Cloud Optimized GeoTIFF.
+        is_geotiff: Whether it stores CRS and transform, has a style beside it, and is written and read by
+            strips of rows, so that a map may be larger than memory.
+        is_cog: Whether it is a Cloud Optimized GeoTIFF.
     """
 
     suffix: str
-    in_parts: bool
-    georeferenced: bool
-    cog: bool = False
+    is_geotiff: bool = True
+    is_cog: bool = False
 
 
 MAP_FORMATS = {
-    "png": MapFormat(".png", in_parts=False, georeferenced=False),
-    "tif": MapFormat(".tif", in_parts=True, georeferenced=True),
-    "cog": MapFormat(".tif", in_parts=True, georeferenced=True, cog=True),
+    "png": MapFormat(".png", is_geotiff=False),
+    "tif": MapFormat(".tif"),
+    "cog": MapFormat(".tif", is_cog=True),
 }
 """Formats by their name on the command line."""
 
@@ -65,12 +62,9 @@ def write_map_file(
     """Write a map in a file format, as :func:`landcover.raster.write_map` or :func:`landcover.io.write_mask`.
 
     ``style`` applies to GeoTIFF, ``mask_format`` to PNG. A PNG of a known position gets a world file.
-
-    Raises:
-        OutputError: If a file exists and ``force`` is off, or cannot be written.
     """
-    if map_format.in_parts:
-        write_map(path, rows, spec, legend, cog=map_format.cog, style=style, force=force)
+    if map_format.is_geotiff:
+        write_map(path, rows, spec, legend, cog=map_format.is_cog, style=style, force=force)
         return
     if isinstance(rows, Path):
         strips = [np.fromfile(rows, np.uint8).reshape(spec.height, spec.width)]
@@ -88,11 +82,7 @@ def world_file(path: Path) -> Path:
 
 
 def write_world_file(path: Path, transform: Affine, *, force: bool = False) -> None:
-    """Write the world file of a PNG: the transform, from the centre of the first pixel; without the CRS.
-
-    Raises:
-        OutputError: If it exists and ``force`` is off, or cannot be written.
-    """
+    """Write the world file of a PNG: the transform, from the centre of the first pixel; without the CRS."""
     a, b, c, d, e, f = transform[:6]
     lines = (a, d, b, e, c + (a + b) / 2, f + (d + e) / 2)
     write_text(world_file(path), "".join(f"{value!r}\n" for value in map(float, lines)), force=force)
@@ -125,11 +115,7 @@ def read_map_tags(path: Path) -> dict[str, str]:
 
 
 def read_map_legend(path: Path, expected: Legend | None = None) -> Legend | None:
-    """Return the legend that a map file carries; None if it carries none or is not a raster.
-
-    Raises:
-        MaskError: If its tags are damaged, or name other classes than ``expected``.
-    """
+    """Return the legend that a map file carries; None if it carries none or is not a raster."""
     try:
         with open_raster(path) as source:
             return carried_legend(path, source, expected)
@@ -139,11 +125,7 @@ def read_map_legend(path: Path, expected: Legend | None = None) -> Legend | None
 
 @contextmanager
 def open_map_file(path: Path, legend: Legend) -> Iterator[MapReader]:
-    """Open a map file once, for its tags and its pixels.
-
-    Raises:
-        MaskError: If it cannot be read, or has other classes.
-    """
+    """Open a map file once, for its tags and its pixels."""
     if path.suffix == MAP_FORMATS["png"].suffix:
         try:
             with open_raster(path) as source:

@@ -30,7 +30,7 @@ from landcover.legend import NODATA
 from landcover.raster.bands import percentile_range
 from landcover.raster.classmap import open_class_map, reading
 from landcover.raster.extent import inside_polygons, part_of
-from landcover.raster.georeference import Georeference, Header, pixel_size, read_header
+from landcover.raster.georeference import Georeference, Header, pixel_size
 from landcover.raster.scene import Reading, Scene, Strip, open_scene
 from landcover.windows import Window
 
@@ -66,26 +66,20 @@ class Mosaic:
     """Files on one grid.
 
     Attributes:
-        georeference: CRS, and transform of the upper left corner. None: the first file alone is mapped, with
-            its own georeference; the others are its context.
         height: Rows of all files together.
         width: Columns.
         pieces: The files; where several have data the first counts.
+        is_context: Whether the first file alone is mapped, and the others are its context.
     """
 
-    georeference: Georeference | None
     height: int
     width: int
     pieces: tuple[Piece, ...]
+    is_context: bool = False
 
 
 def lay_out(files: Sequence[tuple[Path, Georeference, Size]]) -> Mosaic:
-    """Place files, at least one, of (height, width) on the grid of the first one.
-
-    Raises:
-        DataError: If a file has another CRS, another grid, or is far from the others; the message has the
-            command that helps.
-    """
+    """Place files, at least one, of (height, width) on the grid of the first one."""
     first, own, _ = files[0]
     a, b, _, d, e, _ = own.transform[:6]
     placed = []
@@ -115,7 +109,7 @@ def lay_out(files: Sequence[tuple[Path, Georeference, Size]]) -> Mosaic:
             f"{bottom - top} x {right - left} pixels around them. Map them without --mosaic, or in parts."
         )
     pieces = (Piece(path, Window(row - top, col - left, *size)) for path, row, col, *size in placed)
-    return Mosaic(own.moved(top, left), bottom - top, right - left, tuple(pieces))
+    return Mosaic(bottom - top, right - left, tuple(pieces))
 
 
 def _corner(own: Georeference, place: Georeference, size: Size) -> tuple[int, int] | None:
@@ -216,7 +210,7 @@ class Neighbours:
             for file in (number, *near.tolist())
             for row, col, *size in [self._boxes[file, 1:].tolist()]
         ]
-        return Mosaic(None, height, width, tuple(pieces))
+        return Mosaic(height, width, tuple(pieces), is_context=True)
 
     def _near(self, number: int, margin: int) -> Int64Array:
         """Return the files of the same grid that touch one, or are within a margin, in their order."""
@@ -284,9 +278,6 @@ class MosaicScene:
     and damage are its own, pixels of others are not wanted, and one that cannot be read is left out, or its
     damaged parts, with a warning.
     Arguments are those of :func:`open_scene`.
-
-    Raises:
-        ImageError: If a file cannot be read, or percentiles are to be those of files of several types.
     """
 
     def __init__(
@@ -299,34 +290,21 @@ class MosaicScene:
         layer: str | None = None,
         **how: Any,
     ) -> None:
-        place, own = mosaic.georeference, Window(0, 0, mosaic.height, mosaic.width)
-        self._alone = place is None
-        if place is None:
-            path, own = mosaic.pieces[0]
-            header = read_header(path, how.get("crs"))
-            if header.georeference is None or header.size != own[2:]:
-                open_scene(path, **how).close()  # raises the reason, as a rule
-                raise ImageError(f"{path} was changed while others were mapped. Run the command again.")
-            place = header.georeference
         self.name, self.height, self.width = name, mosaic.height, mosaic.width
-        self.georeference: Georeference | None = place
-        self.transform: Affine | None = place.transform
-        self.own = own
-        part, self._polygons = part_of(name, place, own.height, own.width, bbox, aoi, layer)
-        self.part = part._replace(row=part.row + own.row, col=part.col + own.col)
-        self.frame = place.moved(-own.row, -own.col)
-        self.gsd = pixel_size(self.frame, self.height, self.width)
         self.damaged: list[Window] = []
         self.warnings: list[str] = []
-        self._pieces = mosaic.pieces
+        self._pieces, self._alone = mosaic.pieces, mosaic.is_context
         self._open: dict[Path, Scene] = {}
-        sample = [np.empty(0)]
+        sample, places = [np.empty(0)], list[Georeference]()
         types: dict[str, Path] = {}
         scaling = how.get("scaling")
         if scaling == "percentile":
             how["scaling"] = 0, 1
         for piece in self._pieces[: 1 if self._alone else None]:  # errors of any file come before the work
             with open_scene(piece.path, **how) as scene:
+                if scene.georeference is None or (scene.height, scene.width) != piece.window[2:]:
+                    raise ImageError(f"{piece.path} was changed meanwhile. Run the command again.")
+                places.append(scene.georeference)
                 self.warnings += scene.warnings
                 if scaling == "percentile":
                     sample.append(scene.sample())
@@ -338,6 +316,14 @@ class MosaicScene:
             )
         if scaling == "percentile":
             how["scaling"] = percentile_range(np.concatenate(sample))
+        first = self._pieces[0].window
+        self.frame = places[0].moved(-first.row, -first.col)
+        self.own = first if self._alone else Window(0, 0, self.height, self.width)
+        place = self.georeference = places[0] if self._alone else self.frame
+        self.transform: Affine | None = place.transform
+        self.gsd = pixel_size(self.frame, self.height, self.width)
+        part, self._polygons = part_of(name, place, self.own.height, self.own.width, bbox, aoi, layer)
+        self.part = part._replace(row=part.row + self.own.row, col=part.col + self.own.col)
         self._how = how
         self._channels = Reading(**how).channels
         self._left_out: set[Path] = set()
@@ -428,9 +414,6 @@ def repeated_rows(maps: Sequence[PlacedMap]) -> Iterator[tuple[int, int, UInt8Ar
 
     Yields:
         Number of a map, first row, and class indices, uint8 (n, width), NODATA where no earlier map has one.
-
-    Raises:
-        MaskError: If a map cannot be read.
     """
     boxes: dict[str, Float64Array] = {}  # of all maps, by the CRS that they are in
     for number, own in enumerate(maps[1:], 1):

@@ -346,12 +346,6 @@ def open_scene(
             outside of them are not wanted.
         layer: Its layer; optional where only one has geometries.
         reading: Fields of :class:`Reading`, by name.
-
-    Raises:
-        ImageError: If it cannot be opened, lacks a band, is not imagery, needs ``scaling``, or a row of its
-            blocks does not fit in memory.
-        UsageError: If an argument cannot be used, or a part is requested of a scene without georeference.
-        DataError: If box or polygons do not touch the scene.
     """
     how = Reading(**reading)
     if not (math.isfinite(how.timeout_s) and how.timeout_s > 0):
@@ -376,9 +370,6 @@ def read_picture(
 
     Returns:
         uint8 (H, W, 3), RGB; bool (H, W), False where there is no imagery, or None; and warnings.
-
-    Raises:
-        ImageError: As :func:`landcover.io.read_imagery`.
     """
     image, valid = read_imagery(path, max_pixels=max_pixels)
     if (valid is not None and not valid.all()) or fill == "keep":
@@ -417,11 +408,7 @@ def _several(name: str, images: Sequence[str], what: str) -> str:
 
 
 def _blocks(name: str, reader: DatasetReader, window: Window) -> tuple[tuple[int, int], int, int]:
-    """Return height and width of a block, the rows that are read at once, and bytes of cache for two of them.
-
-    Raises:
-        ImageError: If the cache would be larger than :data:`_LARGEST_CACHE`.
-    """
+    """Return height and width of a block, the rows that are read at once, and the bytes of cache for two."""
     high, wide = reader.block_shapes[0]
     high, wide = min(high, reader.height), min(wide, reader.width)
     rows = high * math.ceil((_VRT_ROWS if reader.driver == "VRT" else _ROWS) / high)

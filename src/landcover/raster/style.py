@@ -32,9 +32,6 @@ def write_style(path: Path, legend: Legend, *, unknown: bool = False) -> None:
     """Write names and colours of the classes beside a GeoTIFF of class indices; existing ones are replaced.
 
     ``unknown``: also list the unknown class, which models never predict.
-
-    Raises:
-        OutputError: If a file cannot be written.
     """
     qml, metadata = style_files(path)
     write_text(metadata, _metadata(legend, unknown=unknown), force=True)

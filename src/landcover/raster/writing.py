@@ -89,9 +89,6 @@ def write_map(
     or a file of these bytes in a private folder, which GDAL reads directly. With ``style`` names and colours
     for other software are written beside it, see :func:`~landcover.raster.style.write_style`; the unknown
     class is listed if ``rows`` are strips that contain it.
-
-    Raises:
-        OutputError: If a file exists and ``force`` is off, or cannot be written.
     """
     if style:
         for beside in style_files(path):
@@ -138,9 +135,6 @@ def write_bands(
 
     Strips are uint8 (bands, n, width). Bands of values have GDAL's scale, the tag ``SCALE`` such as
     ``1/254``, and averages as overviews. Memory and disk are those of a map times the number of bands.
-
-    Raises:
-        OutputError: If the file exists and ``force`` is off, or cannot be written.
     """
     check_output(path, force=force)
     count, predictor = len(names), 1 if isinstance(meaning, Legend) else 2

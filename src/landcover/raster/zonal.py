@@ -74,10 +74,6 @@ class ClassAreas:
         """Also count areas in polygons, which may overlap; a pixel is in a polygon that contains its centre.
 
         ``column`` names them; without it they are numbered from 1.
-
-        Raises:
-            DataError: If the file is not a file of polygons, or its axes are swapped.
-            UsageError: If it does not have the column, or a polygon has no name or that of another.
         """
         from landcover.io.vectors import read_features  # needs an extra
 

@@ -1,4 +1,8 @@
-"""Scenes in object storage: identified by their version, read by windows or copied here."""
+"""Scenes in object storage: identified by their version, read by windows or copied here.
+
+A scene that does not exist is a :class:`DataError`; a server that refuses or does not answer a
+:class:`StoreError`; an address with a signature or password, or of another scheme, a :class:`UsageError`.
+"""
 
 import re
 import shutil
@@ -20,13 +24,7 @@ _stores = lru_cache(maxsize=8)(open_store)
 
 
 def scene_version(address: str) -> Version:
-    """Return the size and the entity tag of a scene at an address.
-
-    Raises:
-        DataError: If it does not exist.
-        StoreError: If the server refuses or does not answer; the message states the reason.
-        UsageError: If the address has a signature or password, which a plan would contain, or another scheme.
-    """
+    """Return the size and the entity tag of a scene at an address."""
     with _object(address) as (store, key):
         return store.version(key)
 
@@ -45,13 +43,7 @@ def version_name(address: str) -> str | None:
 
 
 def check_version(address: str, planned: Version) -> None:
-    """Check that a scene is the one that was planned.
-
-    Raises:
-        ChangedInputError: If it has changed.
-        DataError: If it does not exist.
-        StoreError: If the server refuses or does not answer.
-    """
+    """Raise a :class:`ChangedInputError` if a scene is not the one that was planned."""
     found = scene_version(address)
     if found != planned:
         raise ChangedInputError(
@@ -61,12 +53,7 @@ def check_version(address: str, planned: Version) -> None:
 
 
 def scene_pieces(address: str, pieces: Sequence[tuple[int, int]]) -> list[bytes]:
-    """Return pieces of what is at an address; arguments as for :meth:`Store.read_pieces`.
-
-    Raises:
-        DataError: If it does not exist.
-        StoreError: If the server refuses or does not answer.
-    """
+    """Return pieces of what is at an address; arguments as for :meth:`Store.read_pieces`."""
     with _object(address) as (store, key):
         return store.read_pieces(key, pieces)
 
@@ -74,18 +61,8 @@ def scene_pieces(address: str, pieces: Sequence[tuple[int, int]]) -> list[bytes]
 def copy_or_address(address: str, size: int, *, share: float, folder: Path) -> tuple[Path | str, str]:
     """Return what to read a scene from: a copy here if most of it is needed, else its address; and why.
 
-    GDAL reads an address by windows. The scene may change meanwhile: :func:`check_version` is called before
-    and after.
-
-    Args:
-        address: The scene.
-        size: Its bytes.
-        share: Fraction of the file that will be read, 0..1.
-        folder: Where to copy it to.
-
-    Raises:
-        DataError: If it does not exist.
-        StoreError: If the server refuses or does not answer.
+    ``share`` is the fraction of its ``size`` bytes that will be read. GDAL reads an address by windows. The
+    scene may change meanwhile: :func:`check_version` is called before and after.
     """
     need = f"about {readable(share * size)} of {readable(size)}"
     free = shutil.disk_usage(folder).free

@@ -141,10 +141,6 @@ def open_store(address: str | Path) -> Store:
         address: A folder, which is created at the first write; or ``s3://``, ``gs://``, ``az://`` with a
             bucket and perhaps a prefix. ``http://`` and ``https://`` can be read only. Credentials come from
             the environment, AWS's files or the machine, never from the address.
-
-    Raises:
-        UsageError: If the scheme is another one, or the address contains credentials or a query.
-        MissingExtraError: If obstore is not installed.
     """
     text = str(address)
     scheme, separator, rest = text.partition("://")
@@ -171,11 +167,7 @@ def open_store(address: str | Path) -> Store:
 
 
 def checked_key(key: str) -> str:
-    """Return a key.
-
-    Raises:
-        UsageError: If it is not a plain relative path.
-    """
+    """Return a key, if it is a plain relative path."""
     parts = key.split("/")
     if (
         not is_plain(key)
