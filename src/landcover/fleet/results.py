@@ -155,10 +155,10 @@ def merge(
     """Write all maps of a plan as one mosaic; return its areas and the maps left out.
 
     ``out`` is a ``.tif``, a Cloud Optimized GeoTIFF, or a ``.vrt``, which refers to the maps; ``vector`` the
-    file of its polygons. The mosaic has the CRS and the pixels of the first map; others are resampled by the nearest pixel. Ground
-    of several maps belongs to the first that has data there, in the order of the plan (the rule of
-    :mod:`landcover.raster.mosaic`), in the mosaic, its polygons and its areas. Maps without georeference are
-    left out, and so are, with a warning, those of scenes that were given up.
+    file of its polygons. The mosaic has the CRS and the pixels of the first map; others are resampled by the
+    nearest pixel. Ground of several maps belongs to the first that has data there, in the order of the plan
+    (the rule of :mod:`landcover.raster.mosaic`), in the mosaic, its polygons and its areas. Maps without
+    georeference are left out, and so are, with a warning, those of scenes that were given up.
     """
     plan, is_vrt = read_plan(store), out.suffix.lower() == ".vrt"
     if not is_vrt and out.suffix.lower() not in (".tif", ".tiff"):

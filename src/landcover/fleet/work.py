@@ -177,7 +177,7 @@ class Worker:
         return Outcome("done", note, bool(made.damaged))
 
     def _published(self, key: str, unit: Unit) -> Mapping[str, Any] | None:
-        """Return the properties of a published map, empty if they are damaged; None if it is not published."""
+        """Return the properties of a published map, empty if they are damaged; None: not published."""
         try:
             found: dict[str, Any] = {**json.loads(self._store.read(unit.item))["properties"]}
         except MissingKeyError:
