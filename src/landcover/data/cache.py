@@ -19,12 +19,7 @@ from rasterio.crs import CRS
 
 from landcover._typing import BoolArray, Int64Array, UInt8Array
 from landcover.config import Config
-from landcover.data.dataset import (
-    DataOptions,
-    Dataset,
-    crop,
-    describe_reading,
-)
+from landcover.data.dataset import DataOptions, Dataset, crop, describe_reading
 from landcover.data.fingerprints import Fingerprint, hash_pixels
 from landcover.data.folder import open_folder
 from landcover.data.layouts import Item, SceneTile
@@ -178,8 +173,12 @@ class CacheDataset(Dataset):
             hash_pixels(self.read_image(item)) if pixels is None else bytes.fromhex(pixels),
         )
 
-    def labels_within(self, item: Item, valid: BoolArray | None) -> Mask:
+    def labels(self, item: Item) -> Mask:
         """Copy a whole mask, with its count of off-palette pixels from the index."""
+        return self.labels_within(item, None)
+
+    def labels_within(self, item: Item, valid: BoolArray | None) -> Mask:
+        """Copy a whole mask, which is nodata where there is no imagery."""
         return Mask(self.read_mask(item), self._entries[item.key].off_palette)
 
     def class_pixels(self, item: Item) -> Int64Array:

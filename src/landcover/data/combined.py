@@ -63,11 +63,6 @@ class CombinedDataset(Dataset):
         mask = dataset.labels_within(own, valid)
         return mask._replace(index=np.take(table, mask.index))
 
-    def may_lack_imagery(self, item: Item) -> bool:
-        """Return whether pixels of an image may lack imagery."""
-        dataset, own, _ = self.sources[item.key]
-        return dataset.may_lack_imagery(own)
-
     def fingerprint(self, item: Item) -> Fingerprint:
         """Return the fingerprints of an item."""
         dataset, own, _ = self.sources[item.key]

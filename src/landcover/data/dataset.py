@@ -1,6 +1,5 @@
 """Open data sets: images and masks of a folder or a prepared cache, behind one interface."""
 
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,30 +12,18 @@ import numpy as np
 from landcover._typing import BoolArray, Int64Array, UInt8Array
 from landcover.data.fingerprints import Fingerprint
 from landcover.data.footprints import Neighbours, Place, find_neighbours, find_scenes
-from landcover.data.layouts import (
-    Item,
-    SceneTile,
-)
+from landcover.data.layouts import Item, SceneTile
 from landcover.errors import UsageError
 from landcover.io import Mask
 from landcover.legend import NODATA, Legend
-from landcover.raster import (
-    Georeference,
-    Reading,
-    ground_sides,
-    pixel_size,
-)
+from landcover.raster import Georeference, Reading, ground_sides, pixel_size
 from landcover.scale import unknown_gsd
 from landcover.windows import Window
 
 if TYPE_CHECKING:
     from landcover.data.vectorlabels import VectorSource
 
-logger = logging.getLogger(__name__)
-
 Array = TypeVar("Array", UInt8Array, BoolArray)
-
-
 DatasetT = TypeVar("DatasetT", bound="Dataset")
 
 
@@ -68,8 +55,8 @@ class Dataset(ABC):
         >>> image, valid = dataset.read_imagery(item)  # valid: where there is imagery, None: everywhere
         >>> image.shape, valid, dataset.georeference(item)
         ((64, 64, 3), None, None)
-        >>> dataset.may_lack_imagery(item), dataset.labels_within(item, valid).index.shape
-        (True, (64, 64))
+        >>> dataset.labels_within(item, valid).index.shape
+        (64, 64)
         >>> dataset.known_gsd("training"), dataset.sides(item), len(dataset.by_source(dataset.items))
         (0.5, (0.5, 0.5), 1)
     """
@@ -162,16 +149,12 @@ class Dataset(ABC):
             MaskError: If its compression is lossy, or image and mask are georeferenced in different places.
         """
         mask = self.labels_within(item, None)  # first, so that a damaged mask beside a damaged image is named
-        valid = self.read_imagery(item)[1] if self.may_lack_imagery(item) else None
+        valid = self.read_imagery(item)[1]
         return mask if valid is None else only_within(mask, valid)
 
     @abstractmethod
     def labels_within(self, item: Item, valid: BoolArray | None) -> Mask:
         """As :meth:`labels`, with the mask of valid pixels of an image that is decoded already."""
-
-    def may_lack_imagery(self, item: Item) -> bool:
-        """Return whether :meth:`labels_within` needs valid pixels: some may lack imagery."""
-        return False
 
     @abstractmethod
     def fingerprint(self, item: Item) -> Fingerprint:

@@ -20,7 +20,7 @@ from landcover.data.survey import check_assumed_legend
 from landcover.errors import DataError, MaskError, UsageError
 from landcover.io import MAX_PIXELS, Mask, image_size, read_mask
 from landcover.io.discovery import MAX_OFF_PALETTE, RASTER_SUFFIXES
-from landcover.io.images import check_pixels, exif_orientation, is_masked
+from landcover.io.images import check_pixels, exif_orientation
 from landcover.io.masks import binary_mask, check_off_palette_limit, lossy_mask
 from landcover.legend import DEEPGLOBE, NODATA, Legend, translation
 from landcover.model.preprocessing import Preprocessing
@@ -28,7 +28,6 @@ from landcover.raster import (
     Georeference,
     Header,
     Reading,
-    Scene,
     is_picture,
     open_scene,
     read_header,
@@ -89,28 +88,16 @@ class FolderDataset(Dataset):
 
         Fill of one colour is not searched: a mask may label it as water.
         """
-        if self._is_picture(item):
+        if is_picture(item.image, self.georeference(item), self.reading):
             image, valid, _ = read_picture(
                 item.image, max_pixels=self.max_pixels, fill=self.reading.fill, colour_fill=False
             )
         else:
-            with self._open(item) as scene:
+            check_pixels(item.image, self.size(item), self.max_pixels)
+            reading = self.reading._replace(strict=True, colour_fill=False)
+            with open_scene(item.image, **reading._asdict()) as scene:
                 image, valid, _ = scene.read_rows(0, scene.height)
         return crop(image, window), None if valid is None else crop(valid, window)
-
-    def may_lack_imagery(self, item: Item) -> bool:
-        """Return whether pixels of an image may lack imagery, by its file or as fill."""
-        if self._is_picture(item):
-            return self.reading.fill == "nodata" or is_masked(item.image)
-        with self._open(item) as scene:
-            return scene.is_masked
-
-    def _is_picture(self, item: Item) -> bool:
-        return is_picture(item.image, self.georeference(item), self.reading)
-
-    def _open(self, item: Item) -> Scene:
-        check_pixels(item.image, self.size(item), self.max_pixels)
-        return open_scene(item.image, **self.reading._replace(strict=True, colour_fill=False)._asdict())
 
     def fingerprint(self, item: Item) -> Fingerprint:
         """Hash the image file, and its pixels once they are decoded."""
@@ -125,10 +112,8 @@ class FolderDataset(Dataset):
             mask = self._read_mask(item, item.mask)
         else:
             mask = Mask(self.vector.mask(item.key, self.size(item)), 0)
-        index = mask.index
         if self.mask_legend is not self.legend:
-            index = translation(self.mask_legend, self.legend)[index]
-        mask = mask._replace(index=index)
+            mask = mask._replace(index=translation(self.mask_legend, self.legend)[mask.index])
         return mask if valid is None else only_within(mask, valid)
 
     def _read_mask(self, item: Item, path: Path) -> Mask:
@@ -255,12 +240,6 @@ def open_folder(path: Path, **options: Unpack[DataOptions]) -> FolderDataset:
         if legend is None:
             check_assumed_legend(path, masks, max_pixels)
 
-    def published_gsd() -> float | None:
-        # Resized copies keep the names of a layout, but not its scale.
-        layout = found.layout
-        published = layout.gsd and typical_size(item.image for item in found.items) == layout.size
-        return layout.gsd if published else None
-
     headers = {
         item.key: read_header(item.image)
         for item in found.items
@@ -282,8 +261,15 @@ def open_folder(path: Path, **options: Unpack[DataOptions]) -> FolderDataset:
         legend = vector.legend
         items = tuple(replace(item, mask=vector.files.get(item.key)) for item in found.items)
         found = replace(found, items=items)
+    layout = found.layout
     scale = find_scale(
-        gsd, raster=lambda: _raster_gsd(found, headers), settings=lambda: settings.gsd, layout=published_gsd
+        gsd,
+        raster=lambda: _raster_gsd(found, headers),
+        settings=lambda: settings.gsd,
+        # Resized copies keep the names of a layout, but not its scale.
+        layout=lambda: (
+            layout.gsd if typical_size(item.image for item in found.items) == layout.size else None
+        ),
     )
     scenes_file = root / SCENES_FILE
     has_scenes = scenes_file.is_file()

@@ -4,6 +4,7 @@ import hashlib
 import math
 import os
 import stat
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Unpack
@@ -113,87 +114,72 @@ def prepare(
 
 
 def _up_to_date(index: Index, about: About, source: FolderDataset) -> bool:
-    """Return whether a cache has these settings and files, by size and time or by size and hash."""
+    """Return whether a cache has these settings and files, by size and time or by hash."""
 
-    def same(file: Path | None, known: Source | None) -> bool:
-        if file is None or known is None:
-            return file is None and known is None
-        status = _status(file)
-        return (_below(file, source.root), status.st_size) == (known.path, known.size) and (
-            status.st_mtime_ns == known.mtime_ns or _sha256(file) == known.sha256
-        )
+    def content(files: Iterable[Source | None]) -> list[tuple[str, str] | None]:
+        return [None if file is None else (file.path, file.sha256) for file in files]
 
-    def same_labels(item: Item, known: Source | None) -> bool:
-        if source.vector is None or item.mask is None or known is None:
-            return same(item.mask, known)
-        return _shapes_source(source, item, item.mask) == known
-
-    entries = {entry.key: entry for entry in index.items}
+    known = {entry.key: (entry.image, entry.mask) for entry in index.items}
     return (
         index.about == about
-        and entries.keys() == {item.key for item in source.items}
+        and known.keys() == {item.key for item in source.items}
         and all(
-            same(item.image, entries[item.key].image) and same_labels(item, entries[item.key].mask)
+            content(_sources(source, item, known[item.key])) == content(known[item.key])
             for item in source.items
         )
     )
 
 
-def _shapes_source(source: FolderDataset, item: Item, file: Path) -> Source:
-    """Return the shapes that label an item as a source; files of several layers or parts are one by it."""
-    assert source.vector is not None
+_Sources = tuple[Source | None, Source | None]
+
+
+def _sources(source: FolderDataset, item: Item, known: _Sources = (None, None)) -> _Sources:
+    """Return the files of an item's image and mask.
+
+    In place of a mask of polygons and points: the shapes, by which files of several layers or parts are one.
+    A file with the size and time of the ``known`` one is not read again.
+    """
+    image = _describe(item.image, source.root, known[0])
+    if item.mask is None:
+        return image, None
+    if source.vector is None:
+        return image, _describe(item.mask, source.root, known[1])
     shapes = source.vector.to_bytes(item.key)
-    digest = hashlib.sha256(shapes).hexdigest()
-    return Source(path=_below(file, source.root), size=len(shapes), mtime_ns=0, sha256=digest)
+    path, digest = _below(item.mask, source.root), hashlib.sha256(shapes).hexdigest()
+    return image, Source(path=path, size=len(shapes), mtime_ns=0, sha256=digest)
+
+
+def _describe(file: Path, root: Path, known: Source | None) -> Source:
+    try:
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):  # /dev/zero would never end
+            raise DataError(f"{file} is a device or a pipe; expected an image or a mask. Delete it.")
+        if known is not None and (known.size, known.mtime_ns) == (status.st_size, status.st_mtime_ns):
+            digest = known.sha256
+        else:
+            with file.open("rb") as content:
+                digest = hashlib.file_digest(content, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}.") from error
+    path = _below(file, root)
+    return Source(path=path, size=status.st_size, mtime_ns=status.st_mtime_ns, sha256=digest)
 
 
 def _below(file: Path, root: Path) -> str:
     """Return the path of a file from a folder; labels may be elsewhere."""
-    if file.is_relative_to(root):
-        return file.relative_to(root).as_posix()
     return Path(os.path.relpath(file.absolute(), root.absolute())).as_posix()
 
 
-def _status(file: Path) -> os.stat_result:
-    try:
-        status = file.stat()
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror}.") from error
-    if not stat.S_ISREG(status.st_mode):  # /dev/zero would never end
-        raise DataError(f"{file} is a device or a pipe; expected an image or a mask. Delete it.")
-    return status
-
-
-def _sha256(file: Path) -> str:
-    try:
-        with file.open("rb") as content:
-            return hashlib.file_digest(content, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror}.") from error
-
-
 def _write(source: FolderDataset, about: About, out: Path) -> Index:
-    def describe(file: Path) -> Source:
-        status = _status(file)
-        path = _below(file, source.root)
-        return Source(path=path, size=status.st_size, mtime_ns=status.st_mtime_ns, sha256=_sha256(file))
-
     def decode(item: Item) -> tuple[Entry, UInt8Array, BoolArray | None, Mask | None] | DataError:
         try:
-            image_source = describe(item.image)
-            mask_source = None
-            if item.mask is not None and source.vector is None:
-                mask_source = describe(item.mask)
-            elif item.mask is not None:
-                mask_source = _shapes_source(source, item, item.mask)
+            files = _sources(source, item)
             image, valid = source.read_imagery(item)
             mask = None if item.mask is None else source.labels_within(item, valid)
-            read = [(item.image, image_source)]
-            if item.mask is not None and mask_source is not None and source.vector is None:
-                read.append((item.mask, mask_source))
-            for file, known in read:
-                status = _status(file)
-                if (status.st_size, status.st_mtime_ns) != (known.size, known.mtime_ns):
+            for file, before, after in zip(
+                (item.image, item.mask), files, _sources(source, item, files), strict=True
+            ):
+                if after != before:
                     return DataError(f"{file} was changed while it was read. Run prepare again.")
         except DataError as error:
             return error
@@ -203,9 +189,9 @@ def _write(source: FolderDataset, about: About, out: Path) -> Index:
             part=item.part,
             height=image.shape[0],
             width=image.shape[1],
-            image=image_source,
+            image=files[0],
             image_offset=0,
-            mask=mask_source,
+            mask=files[1],
             mask_offset=0,
             class_pixels=tuple(count_classes(mask.index, source.legend).tolist()) if mask else (),
             off_palette=mask.off_palette if mask else 0,

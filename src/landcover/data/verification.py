@@ -5,7 +5,7 @@ import os
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from landcover.data.splits import split as split_items
 from landcover.errors import DataError, ImageError
 from landcover.io.readahead import parallel_map
 from landcover.legend import NODATA
+from landcover.model.preprocessing import Size
 from landcover.progress import track
 
 _MOSTLY = 0.9
@@ -108,31 +109,33 @@ class VerifyReport:
         return asdict(self)
 
 
-@dataclass
-class _Checked:
-    """Result of decoding one item; None for what could not be read."""
+class _Image(NamedTuple):
+    """A decoded image: its size, and its number of pixels without imagery."""
 
-    faults: list[Fault] = field(default_factory=list)
-    size: tuple[int, int] | None = None
-    image_hash: str | None = None
-    hashes: Int8Array | None = None
-    class_pixels: Int64Array | None = None
-    off_palette: int = 0
-    nodata: int = 0
-    lacking: int = 0
-    form: str | None = None
-    borders: Borders | None = None
+    size: Size
+    fingerprint: bytes
+    lacking: int
+    hashes: Int8Array | None
 
 
-@dataclass
-class _Tally:
-    """Counts of one subset."""
+class _Labels(NamedTuple):
+    """A decoded mask: its counts of pixels, and its form."""
 
     class_pixels: Int64Array
-    images: int = 0
-    pairs: int = 0
-    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    unlabelled: list[str] = field(default_factory=list)
+    nodata: int
+    off_palette: int
+    form: str | None
+    borders: Borders | None
+
+
+@dataclass
+class _Checked:
+    """An item with what could be decoded of it, and why the rest could not."""
+
+    item: Item
+    faults: list[Fault] = field(default_factory=list)
+    image: _Image | None = None
+    labels: _Labels | None = None
 
 
 def verify(
@@ -173,18 +176,17 @@ def verify(
 
     def check(item: Item) -> _Checked:
         """Decode one item; errors of its files become part of the result."""
-        found = _Checked()
+        found = _Checked(item)
         image = valid = None
         try:
             image, valid = dataset.read_imagery(item)
         except DataError as error:
             found.faults.append(Fault(below(item.image), str(error)))
         else:
-            found.size = image.shape[0], image.shape[1]
-            found.lacking = 0 if valid is None else int(np.count_nonzero(~valid))
-            found.image_hash = hash_pixels(image).hex()
-            if has_subsets and (valid is None or valid.mean() > _MOSTLY):
-                found.hashes = perceptual_hashes(image)
+            lacking = 0 if valid is None else int(np.count_nonzero(~valid))
+            compared = has_subsets and lacking < (1 - _MOSTLY) * math.prod(image.shape[:2])
+            hashes = perceptual_hashes(image) if compared else None
+            found.image = _Image(image.shape[:2], hash_pixels(image), lacking, hashes)
         if item.mask is None:
             return found
         try:
@@ -193,66 +195,28 @@ def verify(
             if not isinstance(error, ImageError):  # of the image: reported above
                 found.faults.append(Fault(below(item.mask), str(error)))
             return found
-        found.class_pixels = count_classes(mask.index, legend)
-        found.nodata = int(np.count_nonzero(mask.index == NODATA))
-        found.off_palette, found.form = mask.off_palette, mask.form
-        if with_borders and image is not None:
-            found.borders = borders(image, mask.index)
+        edges = borders(image, mask.index) if with_borders and image is not None else None
+        nodata = int(np.count_nonzero(mask.index == NODATA))
+        counts = count_classes(mask.index, legend)
+        found.labels = _Labels(counts, nodata, mask.off_palette, mask.form, edges)
         return found
 
     published = next((layout for layout in LAYOUTS if layout.name == dataset.layout), Layout("", ""))
-    tallies: defaultdict[str, _Tally] = defaultdict(lambda: _Tally(np.zeros(len(legend), np.int64)))
-    same_image: defaultdict[str, list[str]] = defaultdict(list)
-    edges: dict[str, Borders] = {}
-    hashes: dict[str, Int8Array] = {}
-    odd_sizes: list[str] = []
-    unreadable: list[Fault] = []
-    off_palette: dict[str, int] = {}
-    top = os.path.commonpath(
-        [path.parent for item in dataset.items for path in (item.image, item.mask) if path is not None]
-    )
-    folders: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    forms: Counter[str] = Counter()
-    lacking: dict[str, int] = {}
-    pixels = 0
     work = track(parallel_map(check, dataset.items), "Checking", total=len(dataset.items))
-    for item, result in zip(dataset.items, work, strict=True):
-        tally = tallies[item.part or NO_PART]
-        tally.images += 1
-        unreadable += result.faults
-        if result.size is not None and result.image_hash is not None:
-            tally.sizes[result.size] += 1
-            if published.size not in (None, result.size):
-                odd_sizes.append(item.key)
-            same_image[result.image_hash].append(item.key)
-            pixels += math.prod(result.size)
-            if result.lacking:
-                lacking[below(item.image)] = result.lacking
-            if result.hashes is not None:
-                hashes[item.key] = result.hashes
-            if result.borders is not None and same_image[result.image_hash] == [item.key]:
-                edges[item.key] = result.borders  # of repeated images only the first is matched
-        if item.mask is None:
-            tally.unlabelled.append(below(item.image))
-        else:
-            tally.pairs += 1
-            if result.off_palette:
-                off_palette[below(item.mask)] = result.off_palette
-        if result.class_pixels is not None and item.mask is not None:
-            tally.class_pixels += result.class_pixels
-            if result.form is not None:
-                forms[result.form] += 1
-            known = int(result.class_pixels.sum())
-            off = result.off_palette if legend.unknown is None else 0  # else counted as unknown below
-            folders[item.mask.parent.relative_to(top).as_posix()].update(
-                masks=1,
-                pixels=known + result.nodata,
-                nodata=result.nodata - off,
-                unknown=0 if legend.unknown is None else int(result.class_pixels[legend.unknown]),
-                off_palette=result.off_palette,
-            )
-    parts = dict(sorted(tallies.items()))
-    class_pixels = np.sum([tally.class_pixels for tally in parts.values()], axis=0)
+    checked = list(work)
+    subsets: defaultdict[str, list[_Checked]] = defaultdict(list)
+    for one in checked:
+        subsets[one.item.part or NO_PART].append(one)
+    subsets = defaultdict(list, sorted(subsets.items()))
+    images = {one.item.key: one.image for one in checked if one.image is not None}
+    labels = [(one.item, one.item.mask, one.labels) for one in checked if one.item.mask and one.labels]
+    pairs = {name: sum(one.item.mask is not None for one in of) for name, of in subsets.items()}
+    same_image: defaultdict[bytes, list[str]] = defaultdict(list)
+    for key, image in images.items():
+        same_image[image.fingerprint].append(key)
+    first = {keys[0] for keys in same_image.values()}  # of repeated images only the first is matched
+    edges = {item.key: own.borders for item, _, own in labels if own.borders and item.key in first}
+    hashes = {key: image.hashes for key, image in images.items() if image.hashes is not None}
     repeated = sorted(keys for keys in same_image.values() if len(keys) > 1)
     leaks = find_leaks(
         part_of, repeated, dataset.scenes, edges, dataset.neighbours, near_copies(hashes, part_of)
@@ -262,60 +226,83 @@ def verify(
     for key, tile in (dataset.scenes or {}).items():
         if key in part_of:
             split_scenes[tile.scene].add(part_of[key])
+    class_pixels = {
+        name: sum((one.labels.class_pixels for one in of if one.labels), np.zeros(len(legend), np.int64))
+        for name, of in subsets.items()
+    }
+    total = np.sum(list(class_pixels.values()), axis=0)
+    off_palette = {below(mask): own.off_palette for _, mask, own in labels if own.off_palette}
+    forms = Counter(own.form for _, _, own in labels if own.form is not None)
+    paths = [path.parent for item in dataset.items for path in (item.image, item.mask) if path is not None]
+    top = os.path.commonpath(paths)
+    folders: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for _, mask, own in labels:
+        off = own.off_palette if legend.unknown is None else 0  # else counted as unknown below
+        folders[mask.parent.relative_to(top).as_posix()].update(
+            masks=1,
+            pixels=int(own.class_pixels.sum()) + own.nodata,
+            nodata=own.nodata - off,
+            unknown=0 if legend.unknown is None else int(own.class_pixels[legend.unknown]),
+            off_palette=own.off_palette,
+        )
 
     def shares(pixels: Int64Array) -> dict[str, float]:
         return dict(zip(legend.names, (pixels / max(pixels.sum(), 1)).tolist(), strict=True))
 
-    notes = _notes(dataset, class_pixels, forms)
-    if lacking:
+    notes = _notes(dataset, total, forms)
+    if lacking := {one.item.image: one.image.lacking for one in checked if one.image and one.image.lacking}:
+        pixels = sum(math.prod(image.size) for image in images.values())
         notes.append(
             f"{len(lacking)} of {len(dataset.items)} images, most of all "
-            f"{max(lacking, key=lacking.__getitem__)}, have pixels without imagery: declared nodata, or rows "
-            f"and columns of one value at the edges. They are {100 * sum(lacking.values()) / pixels:.2g} % "
-            "of all pixels, and their labels do not count. To use those of undeclared fill, pass --fill keep."
+            f"{below(max(lacking, key=lacking.__getitem__))}, have pixels without imagery: declared nodata, "
+            f"or rows and columns of one value at the edges. They are "
+            f"{100 * sum(lacking.values()) / pixels:.2g} % of all pixels, and their labels do not count. To "
+            "use those of undeclared fill, pass --fill keep."
         )
     return VerifyReport(
         layout=dataset.layout,
         pairing=dataset.found.rule if isinstance(dataset, FolderDataset) else None,
         gsd=dataset.gsd,
         pairs=len(dataset.labelled),
-        parts={name: tally.pairs for name, tally in parts.items()},
-        images={name: tally.images for name, tally in parts.items()},
+        parts=pairs,
+        images={name: len(of) for name, of in subsets.items()},
         expected=dict(published.counts),
         sizes={
-            name: {f"{height}x{width}": count for (height, width), count in sorted(tally.sizes.items())}
-            for name, tally in parts.items()
+            name: {
+                f"{height}x{width}": count
+                for (height, width), count in sorted(
+                    Counter(one.image.size for one in of if one.image).items()
+                )
+            }
+            for name, of in subsets.items()
         },
-        odd_sizes=odd_sizes,
-        unreadable=unreadable,
+        odd_sizes=[key for key, image in images.items() if published.size not in (None, image.size)],
+        unreadable=[fault for one in checked for fault in one.faults],
         # A subset without any mask is unlabelled on purpose, unless it is the whole set.
         missing_masks=[
-            path for t in parts.values() if t.pairs or not dataset.labelled for path in t.unlabelled
+            below(one.item.image)
+            for name, of in subsets.items()
+            if pairs[name] or not dataset.labelled
+            for one in of
+            if one.item.mask is None
         ],
         missing_images=list(dataset.found.missing_images) if isinstance(dataset, FolderDataset) else [],
         off_palette_pixels=sum(off_palette.values()),
         off_palette=off_palette,
         mask_folders={
-            name: {
-                "masks": counts["masks"],
-                **{
-                    what: counts[what] / max(counts["pixels"], 1)
-                    for what in ("nodata", "unknown", "off_palette")
-                },
-            }
+            name: {"masks": counts["masks"]}
+            | {what: counts[what] / max(counts["pixels"], 1) for what in ("nodata", "unknown", "off_palette")}
             for name, counts in sorted(folders.items())
         },
         forms=dict(sorted(forms.items())),
         notes=notes,
-        class_share=shares(class_pixels),
-        class_share_by_part={name: shares(t.class_pixels) for name, t in parts.items() if t.pairs},
+        class_share=shares(total),
+        class_share_by_part={name: shares(counts) for name, counts in class_pixels.items() if pairs[name]},
         duplicates=repeated,
         leaks=leaks,
         compared=dict(sorted(Counter(part_of.values()).items())),
         leaking=dict(sorted(Counter(part_of[key] for key in leaking).items())),
-        shared_scenes=None
-        if dataset.scenes is None
-        else sum(len(subsets) > 1 for subsets in split_scenes.values()),
+        shared_scenes=None if dataset.scenes is None else sum(len(of) > 1 for of in split_scenes.values()),
         advice=advice_on_splits(dataset),
     )
 

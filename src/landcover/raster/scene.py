@@ -150,7 +150,6 @@ class Scene:
         self._bands, note = choose_bands(address.name, reader, reading.bands)
         self._end = reader.height
         self.dtype: str = reader.dtypes[self._bands[0] - 1]
-        self._has_floats = self.dtype.startswith("float")
         with ExitStack() as cached:
             cached.enter_context(BLOCK_CACHE.share(cache))
             with address.environment():
@@ -177,13 +176,6 @@ class Scene:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    @property
-    def is_masked(self) -> bool:
-        """Whether pixels may lack imagery: by a nodata value, an alpha band, a mask, fill, or as NaN."""
-        mask = self._mask
-        others = (mask.alpha, mask.nodata, mask.inside, mask.missing)
-        return bool(mask.masked) or any(each is not None for each in others) or self._has_floats
 
     def close(self) -> None:
         """Close the file."""
