@@ -497,7 +497,7 @@ def bins(*pairs):
 
 
 def test_calibration_is_drawn_where_the_scores_have_it(tmp_path):
-    chart = reliability_chart([0.5, 0.9], [0.25, 1.0])
+    chart = reliability_chart([(0.5, 0.25), (0.9, 1.0)])
     assert chart.lines[0].path == "M0 100L100 0"
     assert [dot[:2] for dot in chart.lines[1].dots] == [(50, 75), (90, 0)]
     path = write_world(tmp_path, calibration=bins((0.5, 0.4), (0.9, 0.8)))

@@ -450,14 +450,16 @@ def test_description_counts_items_scenes_and_classes(tmp_path):
         write_mask(tmp_path / f"{i}_mask.png", np.full((4, 4), i % 2, np.uint8))
     rows = [f",{i},s{i // 2},0,{i}" for i in range(4)]
     (tmp_path / "scenes.csv").write_text("\n".join(["part,id,scene,row,col", *rows]))
-    parts = describe(open_dataset(tmp_path), "kfold-4@1")
-    assert (parts["val"].items, parts["train"].items) == (1, 3)
-    assert (parts["val"].scenes, parts["train"].scenes) == (1, 2)
-    assert parts["val"].class_share["agriculture"] == 1
-    assert parts["train"].class_share["agriculture"] == pytest.approx(1 / 3)
+    dataset = open_dataset(tmp_path)
+    val, train = (describe(dataset, split(dataset, "kfold-4@1"))[part] for part in ("val", "train"))
+    assert (val["items"], train["items"]) == (1, 3)
+    assert (val["scenes"], train["scenes"]) == (1, 2)
+    assert val["class_share"]["agriculture"] == 1
+    assert train["class_share"]["agriculture"] == pytest.approx(1 / 3)
 
 
 def test_a_part_of_nodata_alone_has_shares_of_zero(tmp_path):
     write_image(tmp_path / "a_sat.png", image_of("a"))
     write_mask(tmp_path / "a_mask.png", np.full((24, 32), NODATA, np.uint8), "index")
-    assert set(describe(open_dataset(tmp_path), "all")["all"].class_share.values()) == {0.0}
+    dataset = open_dataset(tmp_path)
+    assert set(describe(dataset, {"all": dataset.labelled})["all"]["class_share"].values()) == {0.0}

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -283,26 +282,23 @@ def splits(
     dataset = open_dataset(data, legend=legend, max_pixels=max_pixels)
     parts_of = split_items(dataset, split)
     warn_of_neighbours(dataset, parts_of, split)
-    keys = {subset: [item.key for item in items] for subset, items in parts_of.items()}
     if ids and json is None:
         watched = sys.stdout.isatty()  # elsewhere the names are needed as they are
-        for subset, names in keys.items():
-            for name in names:
-                print(f"{printable(name) if watched else name}\t{subset}")
+        for subset, items in parts_of.items():
+            for item in items:
+                print(f"{printable(item.key) if watched else item.key}\t{subset}")
         return
-    summaries = describe(dataset, split)
-    subsets = list(summaries.values())
+    summaries = describe(dataset, parts_of)
 
     def show() -> None:
-        rows = [["items", *(str(subset.items) for subset in subsets)]]
-        if subsets[0].scenes is not None:
-            rows.append(["scenes", *(str(subset.scenes) for subset in subsets)])
-        for name in subsets[0].class_share:
-            rows.append([f"{name} %", *(f"{100 * subset.class_share[name]:.2f}" for subset in subsets)])
+        subsets = summaries.values()
+        counted = ["items"] if dataset.scenes is None else ["items", "scenes"]
+        rows = [[name, *(str(of[name]) for of in subsets)] for name in counted]
+        for name in dataset.legend.names:
+            rows.append([f"{name} %", *(f"{100 * of['class_share'][name]:.2f}" for of in subsets)])
         print_table(["", *summaries], rows)
 
-    parts = {name: {**asdict(summary), "keys": keys[name]} for name, summary in summaries.items()}
-    put({"split": split, "layout": dataset.layout, "parts": parts}, json, show, force=force)
+    put({"split": split, "layout": dataset.layout, "parts": summaries}, json, show, force=force)
 
 
 def verify(

@@ -84,7 +84,7 @@ class Drawn(NamedTuple):
     """The shapes that are drawn on a scene, by its key, and the names of their classes."""
 
     key: str
-    shapes: list[Any]
+    shapes: Any
     names: list[Any]
 
 

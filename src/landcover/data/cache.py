@@ -91,9 +91,8 @@ class About(Config):
 
     ``scenes`` maps a key to (scene, row, col). ``crs`` lists the CRS of georeferences. ``mask_legend`` is the
     legend of the files; a cache without it is never up to date. ``scene_table`` is the digest of
-    ``scenes.csv``, None without it or in caches of 0.1. ``bands`` and ``scaling`` are those that images were
-    read with, like ``alpha``, ``nodata`` and ``fill``; that is None in caches in which no fill was searched.
-    ``labels`` is how polygons became labels; None for masks.
+    ``scenes.csv``, None without it or in caches of 0.1. ``bands`` to ``fill`` are those that images were read
+    with; without ``fill`` none was searched. ``labels`` is how polygons became labels; None for masks.
     """
 
     layout: str

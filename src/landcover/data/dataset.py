@@ -1,7 +1,7 @@
 """Open data sets: images and masks of a folder or a prepared cache, behind one interface."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -186,6 +186,12 @@ def with_scenes(dataset: DatasetT, known: Sequence[Neighbours] = ()) -> DatasetT
 def count_classes(index: UInt8Array, legend: Legend) -> Int64Array:
     """Count the pixels of each class: int64 (classes,). NODATA is not counted."""
     return np.bincount(index.ravel(), minlength=256)[: len(legend)].astype(np.int64)
+
+
+def class_shares(legend: Legend, counts: Iterable[Int64Array]) -> dict[str, float]:
+    """Return the fraction of each class, by name, of the sum of :func:`count_classes`."""
+    pixels = sum(counts, np.zeros(len(legend), np.int64))
+    return dict(zip(legend.names, (pixels / max(pixels.sum(), 1)).tolist(), strict=True))
 
 
 def crop(array: Array, window: Window | None) -> Array:

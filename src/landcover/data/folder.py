@@ -56,14 +56,10 @@ _BINARY_MASKS = 100
 
 @dataclass(frozen=True)
 class FolderDataset(Dataset):
-    """A folder of image and mask files.
+    """A folder of image and mask files, whose legend may have another index order than :attr:`legend`.
 
-    Reading a window decodes the whole file first: prepare a cache for training.
-
-    Attributes:
-        mask_legend: Legend of the mask files, which may have another index order than :attr:`legend`.
-        headers: Headers of the images that may be georeferenced, by item key.
-        max_off_palette: Fraction of off-palette pixels, 0..1, above which a mask is refused.
+    Reading a window decodes the whole file first: prepare a cache for training. ``headers`` are those of the
+    images that may be georeferenced, by item key.
     """
 
     mask_legend: Legend
@@ -84,10 +80,7 @@ class FolderDataset(Dataset):
         return None if header is None else header.georeference
 
     def read_imagery(self, item: Item, window: Window | None = None) -> tuple[UInt8Array, BoolArray | None]:
-        """Decode an image and cut the window out of it.
-
-        Fill of one colour is not searched: a mask may label it as water.
-        """
+        """Decode an image and cut the window out of it; fill of one colour may be labelled as water."""
         if is_picture(item.image, self.georeference(item), self.reading):
             image, valid, _ = read_picture(
                 item.image, max_pixels=self.max_pixels, fill=self.reading.fill, colour_fill=False

@@ -54,12 +54,8 @@ UNKNOWN_FIRST = Legend(
 class Item:
     """One image, with its mask if it has one.
 
-    Attributes:
-        key: POSIX path of the image below the data folder, without ``_sat`` and suffix, such as
-            ``train/0000``.
-        part: Subset that the folder belongs to, such as ``train``, or None if the layout has no subsets.
-        image: Path of the image.
-        mask: Path of the mask, or None if the image is not labelled.
+    ``key`` is the POSIX path of the image below the data folder, without ``_sat`` and suffix, such as
+    ``train/0000``; ``part`` the subset of its folder, such as ``train``, None in layouts without subsets.
     """
 
     key: str
@@ -75,10 +71,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class SceneTile:
-    """Position of an item in a larger contiguous scene.
-
-    ``row`` and ``col`` count tiles; they are None for images that are not on a grid of tiles.
-    """
+    """Position of an item in a larger contiguous scene, in tiles; None for images on no grid of tiles."""
 
     scene: str
     row: int | None
@@ -252,11 +245,7 @@ _WORDS = Layout("words", "pairs whose names differ in words for image and mask")
 
 @dataclass(frozen=True)
 class Discovery:
-    """The items of a folder.
-
-    Attributes:
-        missing_images: Paths below the folder of masks without an image, and of listed images without a file.
-    """
+    """The items of a folder; ``missing_images`` are masks, and entries of lists, without an image."""
 
     layout: Layout
     items: tuple[Item, ...]
@@ -277,10 +266,8 @@ def discover(root: Path, names: tuple[str, str] | None = None) -> Discovery:
     """Find the layout of a folder, and its images with their masks.
 
     The first layout of the table that has pairs is taken; else images and masks are distinguished by words
-    in their paths, and by content; else the first layout that has images is taken.
-
-    ``names`` are patterns of image and mask paths with ``{subset}``, ``{id}`` and other names in braces; they
-    replace the table.
+    in their paths, and by content; else the first layout that has images is taken. ``names`` are patterns of
+    image and mask paths with ``{subset}``, ``{id}`` and other names in braces; they replace the table.
     """
     paths = list(_files_below(root))
     if names is not None:

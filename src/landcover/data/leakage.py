@@ -16,7 +16,7 @@ the false links above it (target-decoy estimation: Elias and Gygi, 2007, doi:10.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import dhash
 import numpy as np
@@ -52,12 +52,10 @@ _DECOYS = ((RIGHT, RIGHT), (LEFT, LEFT), (TOP, TOP), (BOTTOM, BOTTOM))
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """Two items of different subsets with identical or adjacent ground, ``a`` and ``b`` by key.
+    """Two items of different subsets with identical or adjacent ground, by key.
 
-    Attributes:
-        kind: ``identical`` images, a ``near-copy``, ``overlapping`` or ``touching`` by georeferences or
-            scenes.csv, or ``matching-edges``.
-        confidence: Estimated probability, 0..1.
+    ``kind`` is ``identical``, ``near-copy``, ``overlapping`` or ``touching`` by georeferences or scenes.csv,
+    or ``matching-edges``; ``confidence`` is the estimated probability, 0..1.
     """
 
     a: str
@@ -105,12 +103,9 @@ def near_copies(hashes: Mapping[str, Int8Array], part_of: Mapping[str, str]) -> 
 
 
 class Borders(NamedTuple):
-    """The four edges of a tile: top, bottom, left, right.
+    """The four edges of a tile, top, bottom, left and right, and their lengths in pixels.
 
-    Attributes:
-        image: float32 (4, SAMPLES, 3): RGB along the edge, 0..255.
-        mask: uint8 (4, SAMPLES): classes along the edge.
-        lengths: (4,) lengths in pixels.
+    ``image`` is float32 (4, SAMPLES, 3), RGB of 0..255; ``mask`` uint8 (4, SAMPLES), classes.
     """
 
     image: Float32Array
@@ -146,40 +141,37 @@ def find_leaks(
 ) -> list[Leak]:
     """Return the pairs of items of different subsets with identical or adjacent ground.
 
-    Args:
-        part_of: Subset of the compared items, by key.
-        identical: Groups of items with identical images.
-        scenes: Positions of the items; 4-neighbours of one scene touch.
-        tiles: Without positions, edges of the items, which are matched; seconds for thousands.
-        placed: Items that overlap or touch by their georeferences.
-        copies: Items that are near copies of each other.
+    ``identical`` are groups of items, ``placed`` those that overlap or touch by georeferences, ``copies``
+    near copies. By ``scenes``, 4-neighbours of one scene touch; without, the edges of ``tiles`` are matched,
+    which takes seconds for thousands.
     """
-    pairs = [(a, b, "identical", 1.0) for group in identical for a, b in combinations(group, 2)]
-    known = {(min(a, b), max(a, b)) for a, b, *_ in (*pairs, *placed)}
-    pairs += [(a, b, "near-copy", 1.0) for a, b in copies if (a, b) not in known]
-    pairs += [(*pair, 1.0) for pair in placed]
-    known = {pair[:2] for pair in placed}
-    if scenes is not None:
+
+    def leaks(
+        pairs: Iterable[tuple[str, str, str, float]], known: Iterable[Sequence[Any]] = ()
+    ) -> list[Leak]:
+        """Return those across subsets, but for known pairs."""
+        named = {frozenset(pair[:2]) for pair in known}
+        return [
+            Leak(min(a, b), max(a, b), kind, confidence)
+            for a, b, kind, confidence in pairs
+            if a in part_of and b in part_of and part_of[a] != part_of[b] and {a, b} not in named
+        ]
+
+    same = [(a, b, "identical", 1.0) for group in identical for a, b in combinations(group, 2)]
+    near = leaks(((a, b, "near-copy", 1.0) for a, b in copies), known=(*same, *placed))
+    if scenes is None:  # edges of a copy match, too
+        adjacent = leaks(((a, b, "matching-edges", sure) for a, b, sure in links(tiles)), known=copies)
+    else:
         key_at = {tile: key for key, tile in scenes.items() if tile.row is not None}
-        adjacent = [
+        touching = (
             (key, key_at[neighbour], "touching", 1.0)
             for tile, key in key_at.items()
             for neighbour in (tile.moved(0, 1), tile.moved(1, 0))
-            if neighbour in key_at and (min(key, key_at[neighbour]), max(key, key_at[neighbour])) not in known
-        ]
-    else:
-        own = {tuple(sorted(pair)) for pair in copies}  # edges of a copy match, too
-        adjacent = [
-            (a, b, "matching-edges", confidence)
-            for a, b, confidence in links(tiles)
-            if tuple(sorted((a, b))) not in own
-        ]
-    pairs += sorted((min(a, b), max(a, b), kind, confidence) for a, b, kind, confidence in adjacent)
-    return [
-        Leak(a, b, kind, confidence)
-        for a, b, kind, confidence in pairs
-        if a in part_of and b in part_of and part_of[a] != part_of[b]
-    ]
+            if neighbour in key_at
+        )
+        adjacent = leaks(touching, known=placed)
+    by_place = leaks((*pair, 1.0) for pair in placed)
+    return leaks(same) + near + by_place + sorted(adjacent, key=lambda leak: (leak.a, leak.b))
 
 
 def links(tiles: Mapping[str, Borders]) -> list[tuple[str, str, float]]:
@@ -187,17 +179,15 @@ def links(tiles: Mapping[str, Borders]) -> list[tuple[str, str, float]]:
     keys = sorted(tiles)
     if len(keys) < 2:
         return []
-    edges = [tiles[key] for key in keys]
-    image = _fine_structure(np.stack([tile.image for tile in edges]))
-    mask = np.stack([tile.mask for tile in edges])
-    one_hot = (mask[..., None] == np.unique(mask)).astype(np.float32)
-    sides = _Sides(
-        image.reshape(*image.shape[:2], -1),
-        one_hot.reshape(*mask.shape[:2], -1),
-        np.array([tile.lengths for tile in edges]),
-    )
-    first, second, scores = np.concatenate([_mutual_best(sides, a, b) for a, b in _TARGETS], axis=1)
-    decoys = np.concatenate([_mutual_best(sides, a, b) for a, b in _DECOYS], axis=1)
+    colours, classes, sides = (np.stack(values) for values in zip(*(tiles[key] for key in keys), strict=True))
+    image = _fine_structure(colours).reshape(len(keys), 4, -1)
+    one_hot = (classes[..., None] == np.unique(classes)).astype(np.float32).reshape(len(keys), 4, -1)
+
+    def matches(pairs: Sequence[tuple[int, int]]) -> Float64Array:
+        return np.concatenate([_mutual_best(image, one_hot, sides, a, b) for a, b in pairs], axis=1)
+
+    first, second, scores = matches(_TARGETS)
+    decoys = matches(_DECOYS)
     confidence = _confidence(scores, decoys[2, decoys[0] < decoys[1]])
     return [
         (keys[int(first[i])], keys[int(second[i])], round(float(confidence[i]), 4))
@@ -205,30 +195,24 @@ def links(tiles: Mapping[str, Borders]) -> list[tuple[str, str, float]]:
     ]
 
 
-class _Sides(NamedTuple):
-    """The edges of all tiles as features (tiles, 4, n): products are correlations and agreements."""
-
-    image: Float32Array
-    mask: Float32Array
-    lengths: Int64Array
-
-
-def _mutual_best(sides: _Sides, first: int, second: int) -> Float64Array:
+def _mutual_best(
+    image: Float32Array, mask: Float32Array, lengths: Int64Array, first: int, second: int
+) -> Float64Array:
     """Match side ``first`` of each tile to side ``second`` of the others; keep mutual best matches.
 
-    Returns:
-        float64 (3, matches): number of the one tile, of the other, score.
+    Image and mask are features (tiles, 4, n), whose products are correlations and agreements. Returns
+    float64 (3, matches): number of the one tile, of the other, score.
     """
-    count = len(sides.lengths)
+    count = len(lengths)
     best_second = np.empty(count, np.int64)
     best_first = np.zeros(count, np.int64)
     score_first = np.full(count, -np.inf, np.float32)
     score_second = np.empty(count, np.float32)
     for start in range(0, count, _ROWS_AT_ONCE):
         rows = np.arange(start, min(start + _ROWS_AT_ONCE, count))
-        score = sides.image[rows, first] @ sides.image[:, second].T
-        score *= sides.mask[rows, first] @ sides.mask[:, second].T / SAMPLES
-        score[sides.lengths[rows, first][:, None] != sides.lengths[:, second]] = -1
+        score = image[rows, first] @ image[:, second].T
+        score *= mask[rows, first] @ mask[:, second].T / SAMPLES
+        score[lengths[rows, first][:, None] != lengths[:, second]] = -1
         score[np.arange(len(rows)), rows] = -1
         best_second[rows], score_second[rows] = score.argmax(axis=1), score.max(axis=1)
         better = score.max(axis=0) > score_first

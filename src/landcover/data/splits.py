@@ -12,11 +12,12 @@ from fractions import Fraction
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from landcover._typing import Int64Array
-from landcover.data.dataset import Dataset
+from landcover.data.dataset import Dataset, class_shares
 from landcover.data.layouts import SCENES_FILE, Item
 from landcover.data.leakage import find_leaks
 from landcover.errors import SplitError, did_you_mean, first_few
@@ -61,28 +62,12 @@ GRAMMAR: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class SplitName:
-    """A parsed split name.
-
-    Attributes:
-        text: The name without the subset.
-        kind: The form, one of :data:`GRAMMAR`, or ``FILE``.
-        numbers: The numbers of the name, such as (5, 0) of ``kfold-5@0``.
-        part: The subset after the colon, or None.
-    """
+    """A split name, ``text`` without its subset: a form of :data:`GRAMMAR`, or ``FILE``, and its numbers."""
 
     text: str
     kind: str
     numbers: tuple[int, ...] = ()
     part: str | None = None
-
-
-@dataclass(frozen=True)
-class PartSummary:
-    """Summary of a subset: items, scenes (None without ``scenes.csv``), fraction of pixels by class."""
-
-    items: int
-    scenes: int | None
-    class_share: dict[str, float]
 
 
 def parse(text: str) -> SplitName:
@@ -303,9 +288,8 @@ def advice_on_splits(dataset: Dataset) -> str:
 def _are_listed(dataset: Dataset, pool: list[Item]) -> bool:
     """Return whether items are the published benchmark's tiles, so that the listed folds apply.
 
-    They apply to exactly the list, and to a copy with more than half of it and no other items (else one lost
-    tile would silently turn fold 1 into fold 2). Keys such as ``train/0000`` are common, so such a copy needs
-    a table of scenes in which the folds cut no scene.
+    A copy may lack up to half of them (one lost tile may not turn fold 1 into fold 2); as keys such as
+    ``train/0000`` are common, it needs a table of scenes in which the folds cut no scene.
     """
     fold_of = listed_folds()
     keys = {item.key for item in pool}
@@ -344,8 +328,7 @@ def _read_list(dataset: Dataset, path: Path) -> Parts:
 def listed_folds() -> Mapping[str, int]:
     """Return the fold of each of the 1755 training tiles of the published benchmark, by item key.
 
-    The list defines the benchmark. It was made once by :func:`scene_folds`; changes of that function, of the
-    table of scenes or of a decoder do not change it. Other data sets have folds of their own.
+    The list, once made by :func:`scene_folds`, defines the benchmark, whatever that gives today.
     """
     text = (files("landcover.data") / "ids" / "scenes-k5.tsv").read_text("utf-8")
     rows = [line.partition("\t")[::2] for line in text.splitlines()]
@@ -365,14 +348,9 @@ def scene_folds(pixels: Mapping[str, Int64Array], scene_of: Mapping[str, str], f
     Scenes are placed from the largest to the smallest. Each goes to the fold below the size cap with the
     smallest resulting sum, over folds and classes, of squared (pixels of the class in the fold / in all
     folds). Sums are exact, so the result does not depend on the machine or the order of the arguments.
-
-    Args:
-        pixels: Pixels per scored class, int64 (classes,), of every item's mask, by item key.
-        scene_of: Scene of every item, by item key.
-        folds: Number of folds, at least 2.
+    ``pixels`` are int64 (classes,) of each item's mask, by key.
     """
-    missing = sorted(set(pixels) - set(scene_of))
-    if missing:
+    if missing := sorted(pixels.keys() - scene_of.keys()):
         raise SplitError(f"{len(missing)} items have no scene in {SCENES_FILE}: {first_few(missing)}.")
     members: dict[str, list[str]] = {}
     for key in sorted(pixels):
@@ -380,7 +358,8 @@ def scene_folds(pixels: Mapping[str, Int64Array], scene_of: Mapping[str, str], f
     _check_fold(folds, 0, len(members), "scenes")
 
     def summed(keys: Iterable[str]) -> list[int]:
-        return [int(count) for count in np.sum([pixels[key] for key in keys], axis=0)]
+        counts: list[int] = np.sum([pixels[key] for key in keys], axis=0).tolist()
+        return counts
 
     totals = summed(pixels)
     cap = max(SIZE_CAP * len(pixels) / folds, max(len(keys) for keys in members.values()))
@@ -435,16 +414,17 @@ def _only(by_id: dict[str, list[Item]], name: str) -> Item:
     return by_id[name][0]
 
 
-def describe(dataset: Dataset, name: str) -> dict[str, PartSummary]:
-    """Summarise each subset of a split."""
-    summaries = {}
+def describe(dataset: Dataset, parts: Parts) -> dict[str, dict[str, Any]]:
+    """Return the items, scenes (None if unknown), fraction of pixels by class, and keys of each subset."""
     scenes = dataset.scenes
-    for part, items in split(dataset, name).items():
-        pixels = np.sum(list(class_pixels(dataset, items).values()), axis=0)
-        shares = (pixels / max(pixels.sum(), 1)).tolist()
-        summaries[part] = PartSummary(
-            items=len(items),
-            scenes=None if scenes is None else len({scenes[i.key].scene for i in items if i.key in scenes}),
-            class_share=dict(zip(dataset.legend.names, shares, strict=True)),
-        )
-    return summaries
+    return {
+        part: {
+            "items": len(items),
+            "scenes": None
+            if scenes is None
+            else len({scenes[i.key].scene for i in items if i.key in scenes}),
+            "class_share": class_shares(dataset.legend, class_pixels(dataset, items).values()),
+            "keys": [item.key for item in items],
+        }
+        for part, items in parts.items()
+    }

@@ -73,11 +73,8 @@ def survey(masks: Sequence[Path], max_pixels: int = MAX_PIXELS) -> Survey:
 def check_assumed_legend(folder: Path, masks: Sequence[Path], max_pixels: int) -> None:
     """Check a sample of the masks of a folder without a legend, whose colours are read as DeepGlobe's.
 
-    Logs what is assumed, with the evidence.
-
-    Raises:
-        DataError: If the masks hold a few other colours, just those of ISPRS, only black and white, or only
-            0 and 255.
+    Logs what is assumed. Refuses a few other colours, just those of ISPRS, only black and white, or only 0
+    and 255.
     """
     sample = masks[:: max(1, len(masks) // _SAMPLE)]
     found = survey(sample, max_pixels)

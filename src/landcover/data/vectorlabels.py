@@ -51,11 +51,9 @@ Shapes = npt.NDArray[np.object_]
 class VectorSource(NamedTuple):
     """Where polygons or points are, and what their classes are.
 
-    Attributes:
-        path: A vector file, COCO JSON or labelme JSON; or a folder of such files.
-        column: Attribute of a vector file that holds the class.
-        layer: Layer of a vector file; optional if only one has geometries.
-        background: Class of the ground without a shape; None: it is nodata.
+    ``path`` is a vector file, COCO JSON or labelme JSON, or a folder of such files; ``column`` the attribute
+    of a vector file that holds the class, ``layer`` its layer, optional if only one has geometries;
+    ``background`` the class of the ground without a shape, which otherwise is nodata.
     """
 
     path: Path
@@ -66,14 +64,11 @@ class VectorSource(NamedTuple):
 
 @dataclass(frozen=True)
 class VectorLabels:
-    """Shapes of scenes on their pixel grids.
+    """Shapes of scenes on their pixel grids, by key: objects (N,) in columns and rows, and class indices.
 
-    Attributes:
-        shapes: By key of a scene, the shapes in its columns and rows, object (N,), and their class indices,
-            uint8 (N,); only scenes that shapes touch.
-        files: By key of a scene, the first file of its shapes.
-        outside: Number of shapes that touch no scene, or not the one that they are drawn on.
-        background: Index of the class of the ground without a shape, or ``NODATA``.
+    ``shapes`` and ``files``, the first file of each scene's shapes, have only scenes that shapes touch,
+    unless there is a ``background``: the class of the ground without a shape, else ``NODATA``. ``outside`` is
+    the number of shapes that touch no scene, or not the one that they are drawn on.
     """
 
     source: VectorSource
@@ -99,12 +94,7 @@ class VectorLabels:
 
 @dataclass
 class Rasterized:
-    """Result of :func:`rasterize`.
-
-    Attributes:
-        unlabelled: Scenes that no shape touches; they have no mask.
-        outside: Number of shapes that touch no scene.
-    """
+    """Result of :func:`rasterize`: masks written, scenes without a shape, and shapes without a scene."""
 
     legend: Legend
     written: list[Path] = field(default_factory=list)
@@ -124,15 +114,8 @@ def rasterize(
     """Write a mask for each scene that polygons or points touch, on the scene's own grid.
 
     A georeferenced scene gets a GeoTIFF, any other a PNG. The masks carry their classes: data folders with
-    them need no legend.
-
-    Args:
-        labels: The polygons or points.
-        like: Scenes, and folders of scenes; these keep their structure below ``out``.
-        out: Folder of the masks.
-        legend: The classes; by default the values that occur, in ascending order.
-        max_pixels: Larger scenes are refused.
-        force: Replace existing masks.
+    them need no legend; by default these are the values that occur, in ascending order. Folders of scenes
+    keep their structure below ``out``.
     """
     out = Path(out)
     scenes = find_files(like, out, what="images", suffixes=PICTURE_SUFFIXES, left_out=(MASK_END, "_label"))
@@ -160,20 +143,12 @@ def rasterize(
     return result
 
 
-class _Found(NamedTuple):
-    """Shapes of one scene from one file, in its pixels, with the names of their classes."""
-
-    key: str
-    file: Path
-    shapes: Shapes
-    names: list[str]
-
-
 def read_vector_labels(
     source: VectorSource, targets: Mapping[str, Target], legend: Legend | None
 ) -> VectorLabels:
     """Read the shapes of scenes by key; without a legend the classes are the values that occur, in order."""
-    found: list[_Found] = []
+    found: list[Drawn] = []
+    files: dict[str, Path] = {}
     outside, scenes = 0, Scenes(targets)
     hint = " Expected shapes inside the images that they were drawn on."
     paths = [source.path]
@@ -203,9 +178,10 @@ def read_vector_labels(
         for drawn in touching:
             shapes, origin = _clipped(drawn.shapes, targets[drawn.key].size)
             outside += len(drawn.shapes) - len(np.unique(origin))
-            names = [class_text(drawn.names[i]) for i in origin]
-            found.append(_Found(drawn.key, path, shapes, names))
-    if not any(len(each.shapes) for each in found):
+            if len(shapes):
+                found.append(Drawn(drawn.key, shapes, [class_text(drawn.names[i]) for i in origin]))
+                files.setdefault(drawn.key, path)
+    if not found:
         raise DataError(
             f"No shape of {source.path} touches one of the {len(targets)} scenes, such as "
             f"{next(iter(targets.values())).path}.{hint}"
@@ -218,22 +194,15 @@ def read_vector_labels(
             f"The background {source.background!r} is not a class of the legend {legend.name!r}. "
             f"{did_you_mean(source.background, legend.names)}"
         )
-    burned: dict[str, tuple[Shapes, UInt8Array]] = {}
-    files: dict[str, Path] = {}
-    for each in found:
-        if not len(each.shapes):
-            continue
-        before, classes = burned.get(each.key, (np.empty(0, object), np.empty(0, np.uint8)))
-        own = np.array([index[name] for name in each.names], np.uint8)
-        burned[each.key] = np.concatenate([before, each.shapes]), np.concatenate([classes, own])
-        files.setdefault(each.key, each.file)
     background = NODATA
     if source.background is not None:
         background = legend.names.index(source.background)
-        file = next(iter(files.values()))
-        for key in targets:
-            burned.setdefault(key, (np.empty(0, object), np.empty(0, np.uint8)))
-            files.setdefault(key, file)
+        files = dict.fromkeys(targets, next(iter(files.values()))) | files
+    burned = {key: (np.empty(0, object), np.empty(0, np.uint8)) for key in files}
+    for each in found:
+        shapes, classes = burned[each.key]
+        own = np.array([index[name] for name in each.names], np.uint8)
+        burned[each.key] = np.concatenate([shapes, each.shapes]), np.concatenate([classes, own])
     return VectorLabels(source, legend, burned, files, outside, background)
 
 
@@ -279,7 +248,7 @@ def _from_vector(
                 features.geometries[inside],
                 lambda points: np.stack(georeference.pixels(*points.T), axis=1),  # noqa: B023
             )
-            found.append(Drawn(key, list(pixels), [names[i] for i in inside]))
+            found.append(Drawn(key, pixels, [names[i] for i in inside]))
         if not np.any(touching) and not hint:
             boxes = shapely.bounds(features.geometries[:_SWAP_TESTED])
             hints = (swapped_axes(boxes, placed[key].georeference, *placed[key].size) for key in keys)

@@ -3,6 +3,7 @@
 import math
 import os
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack
@@ -11,7 +12,7 @@ import numpy as np
 
 from landcover._typing import Int8Array, Int64Array
 from landcover.data.cache import open_dataset
-from landcover.data.dataset import DataOptions, Dataset, count_classes
+from landcover.data.dataset import DataOptions, Dataset, class_shares, count_classes
 from landcover.data.fingerprints import hash_pixels
 from landcover.data.folder import FolderDataset
 from landcover.data.layouts import LAYOUTS, Item, Layout, vector_hint
@@ -202,12 +203,10 @@ def verify(
         return found
 
     published = next((layout for layout in LAYOUTS if layout.name == dataset.layout), Layout("", ""))
-    work = track(parallel_map(check, dataset.items), "Checking", total=len(dataset.items))
-    checked = list(work)
+    checked = list(track(parallel_map(check, dataset.items), "Checking", total=len(dataset.items)))
     subsets: defaultdict[str, list[_Checked]] = defaultdict(list)
-    for one in checked:
+    for one in sorted(checked, key=lambda one: one.item.part or NO_PART):
         subsets[one.item.part or NO_PART].append(one)
-    subsets = defaultdict(list, sorted(subsets.items()))
     images = {one.item.key: one.image for one in checked if one.image is not None}
     labels = [(one.item, one.item.mask, one.labels) for one in checked if one.item.mask and one.labels]
     pairs = {name: sum(one.item.mask is not None for one in of) for name, of in subsets.items()}
@@ -227,10 +226,9 @@ def verify(
         if key in part_of:
             split_scenes[tile.scene].add(part_of[key])
     class_pixels = {
-        name: sum((one.labels.class_pixels for one in of if one.labels), np.zeros(len(legend), np.int64))
-        for name, of in subsets.items()
+        name: [one.labels.class_pixels for one in of if one.labels] for name, of in subsets.items()
     }
-    total = np.sum(list(class_pixels.values()), axis=0)
+    everywhere = [own.class_pixels for _, _, own in labels]
     off_palette = {below(mask): own.off_palette for _, mask, own in labels if own.off_palette}
     forms = Counter(own.form for _, _, own in labels if own.form is not None)
     paths = [path.parent for item in dataset.items for path in (item.image, item.mask) if path is not None]
@@ -246,10 +244,7 @@ def verify(
             off_palette=own.off_palette,
         )
 
-    def shares(pixels: Int64Array) -> dict[str, float]:
-        return dict(zip(legend.names, (pixels / max(pixels.sum(), 1)).tolist(), strict=True))
-
-    notes = _notes(dataset, total, forms)
+    notes = _notes(dataset, everywhere, forms)
     if lacking := {one.item.image: one.image.lacking for one in checked if one.image and one.image.lacking}:
         pixels = sum(math.prod(image.size) for image in images.values())
         notes.append(
@@ -296,8 +291,10 @@ def verify(
         },
         forms=dict(sorted(forms.items())),
         notes=notes,
-        class_share=shares(total),
-        class_share_by_part={name: shares(counts) for name, counts in class_pixels.items() if pairs[name]},
+        class_share=class_shares(legend, everywhere),
+        class_share_by_part={
+            name: class_shares(legend, counts) for name, counts in class_pixels.items() if pairs[name]
+        },
         duplicates=repeated,
         leaks=leaks,
         compared=dict(sorted(Counter(part_of.values()).items())),
@@ -307,13 +304,14 @@ def verify(
     )
 
 
-def _notes(dataset: Dataset, class_pixels: Int64Array, forms: Counter[str]) -> list[str]:
-    """Return what is probably wrong with the labels, given the pixels of each class."""
+def _notes(dataset: Dataset, class_pixels: Sequence[Int64Array], forms: Counter[str]) -> list[str]:
+    """Return what is probably wrong with the labels, given the pixels of each class in each mask."""
     notes = []
     legend = dataset.legend
     if not dataset.labelled and (hint := vector_hint(dataset.root)):
         notes.append(hint.strip())
-    if forms["indices"] and not legend.lists_values and class_pixels.any() and not class_pixels[0]:
+    present = np.sum(class_pixels, axis=0)
+    if forms["indices"] and not legend.lists_values and present.any() and not present[0]:
         notes.append(
             f"Value 0 ({legend.names[0]}) never occurs in masks with one band; do the ids begin at 1? If so, "
             "list the values of the classes in the legend."

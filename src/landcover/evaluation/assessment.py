@@ -83,21 +83,23 @@ class TruthOptions:
 
 @dataclass
 class Tally:
-    """The counts of a comparison of truth and map.
+    """The counts of a comparison of truth and map: units in the matrix, and what is left out of it.
 
     Attributes:
-        matrix: The units that have a known true class and a class on the map.
         unknown: Units whose true class is the unknown one.
         off_map: Units of a known class outside the map, or on its nodata.
-        conflicting: Pixels that polygons of different classes claim; they are not units.
+        conflicting: Pixels that polygons of different classes claim.
         moved: Points whose class at sampling time differs from the map's class.
+        unlabelled: Rows of the truth without a class.
     """
 
     matrix: ConfusionMatrix
+    kind: Kind = "raster"
     unknown: int = 0
     off_map: int = 0
     conflicting: int = 0
     moved: int = 0
+    unlabelled: int = 0
 
     def add(self, truth: UInt8Array, mapped: UInt8Array) -> None:
         """Count units: uint8 (H, W) each, class indices of one legend, NODATA for no unit or no map."""
@@ -169,8 +171,6 @@ def assess(
     is_raster = truth.suffix.lower() in RASTER_TRUTH
     if is_raster and options != TruthOptions():
         raise UsageError(f"--column, --layer and --truth-crs are for vector files; {truth} is a raster.")
-    unlabelled = 0
-    kind: Kind = "raster"
     with open_class_map(map_path, map_legend, legend, DEEPGLOBE) as mapped:
         place, legend = mapped.place, mapped.legend
         tally = Tally(ConfusionMatrix(legend))
@@ -197,24 +197,22 @@ def assess(
                 truth_crs=options.crs,
                 longitude=middle_longitude(place, mapped.height, mapped.width),
             )
-            kind, unlabelled = "points" if places.kind == "point" else "polygons", places.unlabelled
-            count = count_points if places.kind == "point" else count_polygons
+            tally.unlabelled = places.unlabelled
+            tally.kind, count = (
+                ("points", count_points) if places.kind == "point" else ("polygons", count_polygons)
+            )
             count(measured(), places, place, tally)
     if not tally.matrix.table.any():
         raise DataError(
-            f"No {kind.rstrip('s')} of {truth} with a known class is on {map_path}: {tally.off_map:,} are "
-            f"outside it or on its nodata, {tally.unknown:,} are of the unknown class. Check the CRS of both "
-            "files, and that they cover the same place."
+            f"No {tally.kind.rstrip('s')} of {truth} with a known class is on {map_path}: {tally.off_map:,} "
+            f"are outside it or on its nodata, {tally.unknown:,} are of the unknown class. Check the CRS of "
+            "both files, and that they cover the same place."
         )
     scores = tally.matrix.scores(metric)
-    counts = tally.matrix.counts
     measures, _ = class_measures(tally.matrix)
     sizes = areas.square_metres if areas.scaled else areas.pixels.astype(np.float64)
-    warnings = [*scores.warnings, *_warnings(tally, sizes, kind)]
-    if unlabelled:
-        warnings.append(f"{unlabelled:,} rows of the truth have no class and were left out.")
     report = AssessmentReport(
-        truth_kind=kind,
+        truth_kind=tally.kind,
         metric=metric,
         legend=legend,
         classes=list(legend.names),
@@ -222,7 +220,7 @@ def assess(
         off_map=tally.off_map,
         unknown=tally.unknown,
         conflicting=tally.conflicting,
-        confusion=counts,
+        confusion=tally.matrix.counts,
         **scores.to_dict(),
         users={name: of["precision"] for name, of in measures.items()},
         producers={name: of["recall"] for name, of in measures.items()},
@@ -234,21 +232,21 @@ def assess(
             )
             for i, name in enumerate(legend.names)
         },
-        estimates=_estimates(stratified_estimates(counts.T, sizes), areas, kind, tally),
-        warnings=warnings,
+        estimates=_estimates(stratified_estimates(tally.matrix.counts.T, sizes), areas, tally),
+        warnings=[*scores.warnings, *_warnings(tally, sizes)],
         map=map_path.absolute(),
         truth=truth.absolute(),
-        unlabelled=unlabelled,
+        unlabelled=tally.unlabelled,
     )
     if json is not None:
         write_text(Path(json), report.to_json(), force=force)
     return report
 
 
-def _estimates(found: Estimates, areas: ClassAreas, kind: Kind, tally: Tally) -> MapEstimates:
+def _estimates(found: Estimates, areas: ClassAreas, tally: Tally) -> MapEstimates:
     legend = areas.legend
     moved = _OTHER_MAP.format(tally.moved) if tally.moved else None
-    without_errors = moved if kind == "points" else _CLUSTERS
+    without_errors = moved if tally.kind == "points" else _CLUSTERS
 
     def one(value: float, se: float, whole: float = 1.0) -> Estimate | None:
         """Return an estimated fraction of ``whole``, scaled by it."""
@@ -271,14 +269,14 @@ def _estimates(found: Estimates, areas: ClassAreas, kind: Kind, tally: Tally) ->
         producers=each(found.producers),
         shares=each(found.shares),
         hectares=None if hectares is None else each(found.shares, hectares),
-        hold_if=_HOLD_IF[kind],
+        hold_if=_HOLD_IF[tally.kind],
         without_errors=without_errors,
     )
 
 
-def _warnings(tally: Tally, sizes: Float64Array, kind: Kind) -> list[str]:
+def _warnings(tally: Tally, sizes: Float64Array) -> list[str]:
     """Return warnings of units that were left out, and of classes with too few units."""
-    legend, counts = tally.matrix.legend, tally.matrix.counts
+    legend, counts, kind = tally.matrix.legend, tally.matrix.counts, tally.kind
     unit = "points" if kind == "points" else "pixels"
     found = []
     if tally.off_map:
@@ -294,7 +292,6 @@ def _warnings(tally: Tally, sizes: Float64Array, kind: Kind) -> list[str]:
     for i, name in enumerate(legend.names):
         if not sizes[i]:
             continue
-        problem = None
         if not drawn[i]:
             problem = (
                 f"is not among the {unit}: overall accuracy, producer's accuracies and areas cannot be "
@@ -307,8 +304,11 @@ def _warnings(tally: Tally, sizes: Float64Array, kind: Kind) -> list[str]:
                 f"is {'right' if right[i] else 'wrong'} at all of its {drawn[i]} points: the zero-width "
                 "interval reflects the small sample, not certainty."
             )
-        if problem is not None:
-            found.append(f"Class {name!r}, {sizes[i] / sizes.sum():.2%} of the map, {problem}")
+        else:
+            continue
+        found.append(f"Class {name!r}, {sizes[i] / sizes.sum():.2%} of the map, {problem}")
+    if tally.unlabelled:
+        found.append(f"{tally.unlabelled:,} rows of the truth have no class and were left out.")
     return found
 
 

@@ -37,18 +37,12 @@ Unsigned = npt.NDArray[np.unsignedinteger[Any]]
 
 
 def squared_distance(marked: BoolArray, reach: int) -> Unsigned:
-    """Return the squared distance of each pixel from the nearest marked one, exact up to a reach.
+    """Return the squared distance of each pixel from the nearest marked one, in squared pixels.
 
-    Down columns the distance is counted from pixel to pixel; along rows the least of ``x^2 + down^2`` over
-    all neighbours within reach is the Euclidean one (two passes, as in Meijster et al. 2000, "A general
-    algorithm for computing distance transforms in linear time", with a bound for the second).
-
-    Args:
-        marked: bool (H, W), such as the pixels at a boundary.
-        reach: The longest distance of interest, 1 or more pixels.
-
-    Returns:
-        Unsigned (H, W), in squared pixels: 0 at a marked one, exact below ``reach ** 2``, else that or more.
+    It is exact below ``reach ** 2`` (1 or more), else that or more. Down columns it is counted from pixel to
+    pixel; along rows the least of ``x^2 + down^2`` over all neighbours within reach is the Euclidean one (two
+    passes, as in Meijster et al. 2000, "A general algorithm for computing distance transforms in linear
+    time", with a bound for the second).
     """
     kind = np.min_scalar_type(2 * reach**2)
     down = np.where(marked, 0, reach).astype(kind)
@@ -109,12 +103,6 @@ def count_boundaries(
 
     A boundary pixel of a class has another known class above, below, left or right of it. It is near another
     if their centres are at most ``tolerance_px`` apart. Pixels of unknown truth belong to neither map.
-
-    Args:
-        truth: uint8 (H, W), class indices or NODATA.
-        prediction: The same of the map.
-        legend: The classes.
-        tolerance_px: Pixels, 0 or more.
 
     Returns:
         int64 (C, 4): boundary pixels of the prediction, of these those near the truth's of the same class;

@@ -36,10 +36,8 @@ _BLOCK_PX = 1 << 18
 class Reliability:
     """Confidence and accuracy of the predicted classes, at least two, over any number of images.
 
-    Attributes:
-        pixels: int64 (C, 2, bins): pixels by predicted class, wrong and right, by increasing confidence.
-        confidence: float64 (C, bins): sums of their confidences.
-        loss: Sum of the negative log-likelihood (natural logarithm) of the true classes.
+    ``pixels`` are int64 (C, 2, bins), by predicted class, wrong and right; ``confidence`` float64 (C, bins),
+    sums; ``loss`` is the sum of the negative log-likelihood (natural logarithm) of the true classes.
     """
 
     def __init__(self, classes: int) -> None:

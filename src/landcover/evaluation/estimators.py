@@ -86,13 +86,10 @@ class WithError(NamedTuple):
 
 
 class Estimates(NamedTuple):
-    """Estimates for a whole map of K classes, with standard errors.
+    """Estimates for a whole map of K classes, with standard errors: fractions of area, 0..1.
 
-    Attributes:
-        overall: Fraction of the area that is mapped correctly, 0..1.
-        users: (K,), user's accuracies: fraction of the area mapped as a class that is that class.
-        producers: (K,), producer's accuracies: fraction of the area of a class that is mapped as it.
-        shares: (K,), fraction of the area of each class on the ground. Their sum is 1.
+    ``users`` of the area mapped as a class, ``producers`` of the area of a class, (K,) each; ``shares`` (K,)
+    of the area of each class on the ground, whose sum is 1.
     """
 
     overall: WithError

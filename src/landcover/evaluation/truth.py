@@ -34,14 +34,10 @@ X_Y = ("x", "y")
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """Points or polygons with their true class.
+    """Points or polygons, object (N,) in the requested CRS, with their true classes, uint8 (N,).
 
-    Attributes:
-        geometries: object (N,), shapely polygons or points in the requested CRS.
-        labels: uint8 (N,), class indices.
-        kind: ``polygon`` or ``point``.
-        unlabelled: Number of rows without a class, which are left out.
-        drawn_in: uint8 (N,), predicted class at sampling time; NODATA where it is not recorded.
+    ``unlabelled`` is the number of rows without a class, which are left out; ``drawn_in`` the predicted class
+    at sampling time, NODATA where it is not recorded.
     """
 
     geometries: npt.NDArray[np.object_]
@@ -63,15 +59,9 @@ def read_truth(
 ) -> Truth:
     """Read points or polygons with a column of class names or indices, in any letter case.
 
-    Args:
-        path: A vector file, or a CSV file with the columns ``lon`` and ``lat`` (or ``longitude`` and
-            ``latitude``; degrees, WGS 84) or, where ``truth_crs`` is given, ``x`` and ``y``.
-        crs: The CRS of the result.
-        legend: The classes.
-        column: The column of the class; by default ``class``.
-        layer: The layer; optional where only one has geometries.
-        truth_crs: The CRS of ``x`` and ``y`` of a CSV file, such as ``EPSG:32631``.
-        longitude: That of the map, as for :func:`~landcover.io.vectors.read_features`.
+    A CSV file has the columns ``lon`` and ``lat`` (or ``longitude`` and ``latitude``; degrees, WGS 84) or,
+    where ``truth_crs``, such as ``EPSG:32631``, is given, ``x`` and ``y``. The geometries are returned in
+    ``crs``, near the ``longitude`` of the map. The column of the class is ``class`` by default.
     """
     is_table = path.suffix.lower() == ".csv"
     if layer is not None and is_table:

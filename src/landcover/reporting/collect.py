@@ -66,14 +66,10 @@ _EVENTS: dict[str, type[Start | Step | Validation | End]] = {
 
 @dataclass(frozen=True)
 class Run:
-    """A training run: its folder, configuration and log.
+    """A training run: its folder, configuration and log, and the card and SHA-256 of the best model, if any.
 
-    Attributes:
-        steps: Logged steps in order, those that a resumed run repeated once.
-        validations: Logged validations, also once.
-        end: The last event, or None where the run was interrupted or is still running.
-        card: Card of the best model, or None where there is none yet.
-        digest: SHA-256 of the best model, or None.
+    Steps and validations that a resumed run repeated are there once. ``end`` is None where the run was
+    interrupted or is still running.
     """
 
     folder: Path

@@ -65,22 +65,19 @@ class Curve:
 
     def thinned(self) -> Float64Array:
         """Return step, mean, lowest and highest value of at most 160 pieces: float64 (4, N)."""
+        points = np.stack([self.steps, self.values])
         if self.dots or self.steps.size <= _MAX_POINTS:
-            return np.stack([self.steps, self.values, self.values, self.values])
-        pieces = [
-            (steps[finite].mean(), values[finite].mean(), values[finite].min(), values[finite].max())
-            for part in np.array_split(np.stack([self.steps, self.values]), _MAX_POINTS, axis=1)
-            for steps, values in [part]
-            if (finite := np.isfinite(values)).any()
-        ]
+            return points[[0, 1, 1, 1]]
+        parts = (part[:, np.isfinite(part[1])] for part in np.array_split(points, _MAX_POINTS, axis=1))
+        pieces = [(*part.mean(axis=1), part[1].min(), part[1].max()) for part in parts if part.size]
         return np.array(pieces, np.float64).reshape(-1, 4).T
 
     def summary(self, label: Callable[[float], str]) -> str:
         """Return the first and last value in words."""
-        finite = np.isfinite(self.values)
         ends = [
-            f"{label(float(value))} at step {step:,.0f}"
-            for step, value in zip(self.steps[finite], self.values[finite], strict=True)
+            f"{label(value)} at step {step:,.0f}"
+            for step, value in zip(self.steps, self.values.tolist(), strict=True)
+            if math.isfinite(value)
         ]
         if len(ends) > 1:
             return f"{self.name} from {ends[0]} to {ends[-1]}"
@@ -136,12 +133,12 @@ def line_chart(
     )
 
 
-def reliability_chart(confidences: Sequence[float], accuracies: Sequence[float]) -> Chart:
-    """Draw accuracies over ascending mean confidences of groups, 0..1, beside the diagonal of equals."""
-    points = np.stack([100 * np.array(confidences), 100 - 100 * np.array(accuracies)], axis=1).round(2)
+def reliability_chart(groups: Sequence[tuple[float, float]]) -> Chart:
+    """Draw (confidence, accuracy) of groups, 0..1, by ascending confidence, beside the diagonal of equals."""
+    points = (np.array([0.0, 100.0]) + 100 * np.array(groups) * (1, -1)).round(2)
     dots = [
         Dot(left, top, f"confidence {percent_tick(x)}, accuracy {percent_tick(y)}")
-        for (left, top), x, y in zip(points.tolist(), confidences, accuracies, strict=True)
+        for (left, top), (x, y) in zip(points.tolist(), groups, strict=True)
     ]
     ticks = [25 * i for i in range(5)]
     return Chart(
@@ -174,10 +171,8 @@ def _path(points: Float64Array) -> str:
 class Matrix(NamedTuple):
     """A confusion matrix without the classes that are neither scored nor have pixels.
 
-    Attributes:
-        columns: The predicted classes.
-        rows: Pixels by predicted class, for each true class.
-        confusions: The largest errors: true class, predicted class, fraction of the truth; the worst first.
+    ``rows`` are pixels by predicted class (``columns``) for each true class; ``confusions`` the largest
+    errors: true class, predicted class, fraction of the truth.
     """
 
     columns: list[str]

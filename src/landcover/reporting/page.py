@@ -4,7 +4,6 @@ The functions below prepare what its templates show of each run and evaluation.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from os.path import realpath
 from pathlib import Path
@@ -21,9 +20,7 @@ from landcover.legend import Legend
 from landcover.progress import track
 from landcover.reporting.collect import Event, Run, Scored, collect
 from landcover.reporting.figures import (
-    Chart,
     Curve,
-    Matrix,
     duration,
     line_chart,
     matrix,
@@ -31,7 +28,7 @@ from landcover.reporting.figures import (
     percent_tick,
     reliability_chart,
 )
-from landcover.reporting.pictures import IGNORED, WRONG, Scenes, draw_scenes, side_px
+from landcover.reporting.pictures import IGNORED, WRONG, draw_scenes, side_px
 
 NO_DATA = "(no data)"
 """Column of the matrix for pixels that were not mapped."""
@@ -86,7 +83,6 @@ def report(
     with needs("report"):
         from jinja2 import Environment, PackageLoader, StrictUndefined
     side = side_px(2 * images * len(evaluations))
-    scores = [score_view(scored, runs, images, side) for scored in track(evaluations, "Drawing")]
     environment = Environment(
         loader=PackageLoader("landcover.reporting"),
         autoescape=True,
@@ -100,9 +96,9 @@ def report(
     page = environment.get_template("report.html.j2").render(
         title=title,
         trainings=[training_view(run) for run in runs],
-        scores=scores,
-        comparison=comparison_notes([score.evaluation for score in scores]),
-        classes=list(dict.fromkeys(name for score in scores for name in score.evaluation.iou)),
+        scores=[score_view(scored, runs, images, side) for scored in track(evaluations, "Drawing")],
+        comparison=comparison_notes([scored.evaluation for scored in evaluations]),
+        classes=list(dict.fromkeys(name for scored in evaluations for name in scored.evaluation.iou)),
         swatches=swatches(evaluations, runs),
         wrong=css_colour(WRONG),
         ignored=css_colour(IGNORED),
@@ -112,39 +108,7 @@ def report(
     return out
 
 
-@dataclass(frozen=True)
-class TrainingView:
-    """A run on the page: ``charts`` of the whole, ``classes`` with a small chart for each class.
-
-    The run ended after ``steps`` and ``seconds``, at a median ``speed`` in images per second (None: unknown).
-    """
-
-    run: Run
-    notes: list[str]
-    charts: list[Chart]
-    classes: list[Chart]
-    steps: int
-    seconds: float
-    speed: float | None
-
-
-@dataclass(frozen=True)
-class ScoreView:
-    """An evaluation on the page.
-
-    ``spread`` counts images by their mIoU in steps of 5 %; ``reliability`` shows accuracy over confidence.
-    """
-
-    evaluation: EvaluationReport
-    name: str
-    notes: list[str]
-    matrix: Matrix
-    spread: list[int]
-    scenes: Scenes | None
-    reliability: Chart | None
-
-
-def score_view(scored: Scored, runs: Sequence[Run], images: int, side_px: int) -> ScoreView:
+def score_view(scored: Scored, runs: Sequence[Run], images: int, side_px: int) -> dict[str, object]:
     """Prepare an evaluation for the page, with ``images`` of the best and as many of the worst images."""
     evaluation = scored.evaluation
     counts, classes = evaluation.confusion, evaluation.classes
@@ -153,15 +117,15 @@ def score_view(scored: Scored, runs: Sequence[Run], images: int, side_px: int) -
         counts[:-1, -1] = evaluation.missed
     mious = [row.miou for row in evaluation.per_image if row.miou is not None]
     bins = evaluation.calibration.bins if evaluation.calibration else []
-    return ScoreView(
-        evaluation,
-        scored.name,
-        evaluation_notes(evaluation, runs),
-        matrix(counts, classes, list(evaluation.iou)),
-        np.histogram(mious, bins=20, range=(0.0, 1.0))[0].tolist(),
-        draw_scenes(evaluation, scored.legend, images, side_px) if images else None,
-        reliability_chart([b.confidence for b in bins], [b.accuracy for b in bins]) if bins else None,
-    )
+    return {
+        "evaluation": evaluation,
+        "name": scored.name,
+        "notes": evaluation_notes(evaluation, runs),
+        "matrix": matrix(counts, classes, list(evaluation.iou)),
+        "spread": np.histogram(mious, bins=20, range=(0.0, 1.0))[0].tolist(),  # images by steps of 5 %
+        "scenes": draw_scenes(evaluation, scored.legend, images, side_px) if images else None,
+        "reliability": reliability_chart([(b.confidence, b.accuracy) for b in bins]) if bins else None,
+    }
 
 
 def evaluation_notes(evaluation: EvaluationReport, runs: Sequence[Run] = ()) -> list[str]:
@@ -214,7 +178,7 @@ def comparison_notes(evaluations: Sequence[EvaluationReport]) -> list[str]:
     return [f"These evaluations differ in {', '.join(differing)}: their numbers do not compare directly."]
 
 
-def training_view(run: Run) -> TrainingView:
+def training_view(run: Run) -> dict[str, object]:
     """Prepare a run for the page: its facts and its curves over steps and minutes."""
     events = sorted((event.step, event.seconds) for event in (*run.steps, *run.validations))
     at, seconds = np.array([(0, 0.0), *events], np.float64).T
@@ -245,8 +209,15 @@ def training_view(run: Run) -> TrainingView:
     rates = _curve("learning rate", run.steps, [s.lr for s in run.steps])
     charts.append(draw("Learning rate", [rates], label="{:.2g}".format))
     speeds = [s.images_per_second for s in run.steps if s.images_per_second is not None]
-    speed = float(np.median(speeds)) if speeds else None
-    return TrainingView(run, notes, charts, classes, int(at[-1]), float(seconds[-1]), speed)
+    return {
+        "run": run,
+        "notes": notes,
+        "charts": charts,
+        "classes": classes,
+        "steps": int(at[-1]),
+        "seconds": float(seconds[-1]),
+        "speed": float(np.median(speeds)) if speeds else None,
+    }
 
 
 def swatches(scores: Iterable[Scored], runs: Iterable[Run]) -> Mapping[str, str]:

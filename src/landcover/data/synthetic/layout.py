@@ -20,14 +20,13 @@ _RIVERS_PER_512_PX = 0.45
 
 @dataclass(frozen=True)
 class Layout:
-    """The plan of a scene.
+    """The plan of a scene; arrays are (H, W).
 
     Attributes:
-        y: float32 (H, W), row coordinates in pixels, slightly warped.
-        x: The same for columns.
-        index: uint8 (H, W), class indices of :data:`landcover.legend.DEEPGLOBE`, without clouds.
-        regions: int32 (H, W), number of the region.
-        depth: float32 (H, W), pixels from the shore, positive in water.
+        y: float32, row coordinates in pixels, slightly warped; ``x`` for columns.
+        index: uint8, class indices of :data:`landcover.legend.DEEPGLOBE`, without clouds.
+        regions: int32, number of the region.
+        depth: float32, pixels from the shore, positive in water.
         sun: Shift of a shadow per unit of height, (rows, cols).
     """
 

@@ -71,13 +71,9 @@ class Dice:
 
 
 class Cells(NamedTuple):
-    """For each pixel the nearest of many scattered points.
+    """For each pixel the nearest of many scattered points, by distance / radius.
 
-    Attributes:
-        ids: int32, a number of the point.
-        rows: Distance to the point along y, in cells.
-        cols: Distance to the point along x, in cells.
-        radii: Radius of the point, around 1 cell; "nearest" means distance / radius.
+    ``ids`` are int32; ``rows`` and ``cols`` the distances to the point, and ``radii`` its radius, in cells.
     """
 
     ids: Int32Array

@@ -62,12 +62,7 @@ _WATERS = np.array([(48, 70, 66), (66, 84, 66), (44, 72, 92), (94, 96, 74)], np.
 
 @dataclass(frozen=True)
 class Scene:
-    """A scene and its truth.
-
-    Attributes:
-        image: uint8 (H, W, 3), RGB.
-        index: uint8 (H, W), class indices of :data:`landcover.legend.DEEPGLOBE`.
-    """
+    """A scene, uint8 (H, W, 3) RGB, and its truth, uint8 (H, W) indices of ``DEEPGLOBE``."""
 
     image: UInt8Array
     index: UInt8Array

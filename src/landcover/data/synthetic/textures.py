@@ -21,12 +21,10 @@ _GREEN = 20.0
 
 
 class Texture(NamedTuple):
-    """Appearance of the pixels of a class.
+    """Appearance of the pixels of a class: float32 (N,), and height in pixels of what throws a shadow.
 
-    Attributes:
-        light: float32 (N,), higher is brighter.
-        tone: float32 (N,), along the palette: from green to straw, or from slate over red earth to green.
-        height: int8 (N,), height in pixels of objects that throw a shadow.
+    ``light`` is higher where brighter; ``tone`` runs along the palette: from green to straw, or from slate
+    over red earth to green.
     """
 
     light: Field
@@ -35,14 +33,9 @@ class Texture(NamedTuple):
 
 
 class Ground:
-    """The pixels of one class in a scene, and the random numbers for their texture.
+    """The pixels of one class in a scene, bool (H, W), and the random numbers for their texture.
 
-    Attributes:
-        here: bool (H, W), the pixels of the class.
-        y: float32 (N,), their row coordinates in pixels, slightly warped; ``x`` for columns.
-        regions: int32 (N,), their regions.
-        sun: Shift of a shadow per unit of height, (rows, cols).
-        dice: Random numbers of objects.
+    ``y`` and ``x`` are their coordinates, slightly warped, and ``regions`` their regions, (N,) each.
     """
 
     def __init__(self, rng: np.random.Generator, layout: Layout, here: BoolArray) -> None:
