@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from rasterio.features import sieve as sieve_of_gdal
 from scipy import ndimage
 
 from landcover.errors import MaskError, UsageError
@@ -98,6 +99,13 @@ def test_bad_input():
         remove_small_regions(np.zeros((4, 4), np.uint8), 0)
 
 
+def by_gdal(index, min_pixels):
+    inside = index != NODATA
+    if not 1 < min_pixels <= index.size or not inside.any():
+        return index  # rasterio refuses such sizes
+    return sieve_of_gdal(np.ascontiguousarray(index), min_pixels, mask=inside.astype(np.uint8))
+
+
 def sieved(index, min_pixels, band_rows=256):
     reads = []
 
@@ -115,7 +123,7 @@ def sieved(index, min_pixels, band_rows=256):
 @settings(max_examples=200)
 @given(index=MAPS, min_pixels=st.integers(1, 150), band_rows=st.integers(1, 13))
 def test_equals_gdal_on_small_maps(index, min_pixels, band_rows):
-    expected = remove_small_regions(index, min_pixels)
+    expected = by_gdal(index, min_pixels)
     np.testing.assert_array_equal(sieved(index, min_pixels, band_rows), expected)
 
 
@@ -165,7 +173,7 @@ def shapes():
 @pytest.mark.parametrize(("name", "index"), list(shapes()), ids=[name for name, _ in shapes()])
 def test_equals_gdal_on_shapes_that_are_hard(name, index):
     for min_pixels in (2, 3, 5, 12, 60, 300, index.size, index.size + 1, 10**9):
-        expected = remove_small_regions(index, min_pixels)
+        expected = by_gdal(index, min_pixels)
         for band_rows in (1, 7, 64, 1000):
             np.testing.assert_array_equal(sieved(index, min_pixels, band_rows), expected)
 
@@ -176,7 +184,7 @@ def test_repeated_contacts_are_dropped_without_a_change(monkeypatch):
     for seed in range(4):
         index = blobs(seed, (60, 50), 3, 5)
         for min_pixels in (4, 30):
-            expected = remove_small_regions(index, min_pixels)
+            expected = by_gdal(index, min_pixels)
             np.testing.assert_array_equal(sieved(index, min_pixels, 3), expected)
 
 

@@ -28,7 +28,6 @@ from landcover.ood.profile import OodReport
 from landcover.postprocess.sieve import (
     SmallRegions,
     remaining_regions,
-    remove_small_regions,
     sieve_row_blocks,
 )
 from landcover.raster import Georeference, RasterSpec, write_bands
@@ -336,12 +335,8 @@ def write_products(
     small = SmallRegions(spec.width)
     if options.min_region is not None:
         min_pixels = options.min_region.pixels(gsd)
-        if options.min_region_strict:
-            strips = sieve_row_blocks(classes.read, spec.height, spec.width, min_pixels, strict=True)
-        elif spec.height * spec.width <= IN_MEMORY_PIXELS:
-            strips = iter([remove_small_regions(classes.read(0, spec.height), min_pixels)])
-        else:
-            strips = sieve_row_blocks(classes.read, spec.height, spec.width, min_pixels)
+        strict = options.min_region_strict
+        strips = sieve_row_blocks(classes.read, spec.height, spec.width, min_pixels, strict=strict)
 
     def counted() -> Iterator[UInt8Array]:
         row = 0

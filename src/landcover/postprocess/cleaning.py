@@ -1,6 +1,7 @@
 """Small regions removed from files and folders of masks."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import tee
 from pathlib import Path
@@ -18,7 +19,7 @@ from landcover.io import MaskFormat, read_mask
 from landcover.io.discovery import MASK_SUFFIXES, MAX_OFF_PALETTE
 from landcover.io.locks import locked_folder
 from landcover.legend import DEEPGLOBE, Legend
-from landcover.postprocess.sieve import BLOCK_ROWS, SmallRegions, decide, remove_small_regions, rewrite
+from landcover.postprocess.sieve import BLOCK_ROWS, SmallRegions, decide, rewrite
 from landcover.raster import RasterSpec, ground_sample_distance, write_map
 from landcover.raster.classmap import carried_legend, open_class_map
 from landcover.scale import check_gsd
@@ -72,7 +73,7 @@ def clean(
     force: bool = False,
     **limits: Unpack[MaskLimits],
 ) -> Cleaned:
-    """Remove small regions from masks; see :func:`remove_small_regions` for the rule.
+    """Remove small regions from masks, see :func:`~landcover.postprocess.sieve.remove_small_regions`.
 
     Folders are searched for PNG and TIFF files (except ``*_sat.*``, which are imagery) and keep their
     structure below ``out``. Georeferenced TIFFs stay GeoTIFFs in the same place, every other mask becomes a
@@ -114,58 +115,48 @@ def clean(
         """Return pixels of a mask: all, changed, off-palette; and the small regions that remain."""
         own, tags, by_blocks = _look_at(task, legend)
         tags["LANDCOVER_MIN_REGION"] = str(size)
+        with ExitStack() as opened:
+            if by_blocks:
+                source = opened.enter_context(open_class_map(task.source, own))
+                height, width, off_palette = source.height, source.width, 0
 
-        def min_pixels() -> int:
+                def blocks() -> Iterator[UInt8Array]:
+                    return map(source.read, source.strips(BLOCK_ROWS))
+            else:
+                mask = read_mask(task.source, own, **allowed)
+                (height, width), off_palette = mask.index.shape, mask.off_palette
+
+                def blocks() -> Iterator[UInt8Array]:
+                    return (mask.index[row : row + BLOCK_ROWS] for row in range(0, height, BLOCK_ROWS))
+
             try:
-                return size.pixels(gsd or ground_sample_distance(task.source))
+                least = size.pixels(gsd or ground_sample_distance(task.source))
             except UsageError as error:
                 raise MaskError(f"{task.source}: {error}") from error
+            values = decide(blocks(), width, least, strict=size.strict)
+            small, changed = SmallRegions(width), 0
 
-        if by_blocks:
-            return _clean_by_blocks(task, own, min_pixels(), tags, strict=size.strict, force=force)
-        mask = read_mask(task.source, own, **allowed)
-        least, width = min_pixels(), mask.index.shape[1]
-        if size.strict:
-            index = next(rewrite([mask.index], width, decide([mask.index], width, least, strict=True)))
-        else:
-            index = remove_small_regions(mask.index, least)
-        small = SmallRegions(width)
-        small.add(index)
-        task.write(index, own, mask_format=mask_format, tags=tags, force=force)
-        changed = int(np.count_nonzero(index != mask.index))
-        return index.size, changed, mask.off_palette, small.count(least)
+            def cleaned() -> Iterator[UInt8Array]:
+                nonlocal changed
+                old, read = tee(blocks())  # rewrite takes one block for each that it yields: no more is held
+                for before, after in zip(old, rewrite(read, width, values), strict=True):
+                    changed += int(np.count_nonzero(before != after))
+                    small.add(after)
+                    yield after
+
+            if by_blocks:
+                spec = RasterSpec(height, width, source.place, tags)
+                write_map(task.target, cleaned(), spec, own, force=force)
+            else:
+                index = np.concatenate(list(cleaned()))
+                task.write(index, own, mask_format=mask_format, tags=tags, force=force)
+            return height * width, changed, off_palette, small.count(least)
 
     with locked_folder(Path(out)):
         tasks = plan_masks(masks, Path(out), suffixes=MASK_SUFFIXES, force=force)
         done, failed = work_off(tasks, clean_one, "Cleaning")
     sums = (sum(counts) for counts in zip((0, 0, 0, 0), *(c for _, c in done), strict=True))
     return Cleaned([task.target for task, _ in done], failed, *sums)
-
-
-def _clean_by_blocks(
-    task: MaskTask, legend: Legend, min_pixels: int, tags: dict[str, str], *, strict: bool, force: bool
-) -> tuple[int, int, int, int]:
-    """Clean a raster of class indices, of which no more than a row block is held."""
-    changed = 0
-    small: SmallRegions
-    with open_class_map(task.source, legend) as source:
-
-        def blocks() -> Iterator[UInt8Array]:
-            return map(source.read, source.strips(BLOCK_ROWS))
-
-        def cleaned(values: UInt8Array) -> Iterator[UInt8Array]:
-            nonlocal changed
-            old, read = tee(blocks())  # rewrite takes one block for each that it yields: no more is held
-            for before, after in zip(old, rewrite(read, source.width, values), strict=True):
-                changed += int(np.count_nonzero(before != after))
-                small.add(after)
-                yield after
-
-        small = SmallRegions(source.width)
-        values = decide(blocks(), source.width, min_pixels, strict=strict)
-        spec = RasterSpec(source.height, source.width, source.place, tags)
-        write_map(task.target, cleaned(values), spec, legend, force=force)
-        return source.height * source.width, changed, 0, small.count(min_pixels)
 
 
 def _look_at(task: MaskTask, legend: Legend | None) -> tuple[Legend, dict[str, str], bool]:

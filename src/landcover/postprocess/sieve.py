@@ -1,14 +1,13 @@
-"""Small regions: the sieve of GDAL, on a whole map or by row blocks for maps larger than memory.
+"""Small regions: the rule of GDAL's sieve by row blocks, for maps larger than memory.
 
-Both follow the rule of :func:`remove_small_regions`, with the same bytes. Only GDAL counts a region up to
-2**31 - 1 pixels and takes two larger ones for equal.
+It gives the bytes of GDAL, which only takes all regions above 2**31 - 1 pixels for equal, in a third of its
+time on usual maps.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from heapq import heapify, heappop, heappush
 
 import numpy as np
-from rasterio.features import sieve
 
 from landcover._typing import IntArray, UInt8Array
 from landcover.errors import MaskError, UsageError
@@ -22,7 +21,7 @@ _MANY = 1 << 20
 
 
 def remove_small_regions(index: UInt8Array, min_pixels: int) -> UInt8Array:
-    """Give regions below a number of pixels the class of their largest neighbour.
+    """Give regions below a number of pixels the class of their largest neighbour: uint8 (H, W).
 
     A region is a set of pixels of one value that are connected along edges (4-connected). The rule is that of
     ``GDALSieveFilter`` as rasterio calls it, for all regions at once on the original map:
@@ -41,13 +40,9 @@ def remove_small_regions(index: UInt8Array, min_pixels: int) -> UInt8Array:
         raise MaskError(
             f"Found a map of shape {index.shape} and type {index.dtype}; expected uint8 (height, width)."
         )
-    if min_pixels < 1:
-        raise UsageError(f"The smallest region is {min_pixels} pixels; expected at least 1.")
-    inside = index != NODATA
-    if min_pixels == 1 or min_pixels > index.size or not inside.any():
-        return index.copy()  # no region is small, or none can grow (rasterio refuses such sizes)
-    result: UInt8Array = sieve(np.ascontiguousarray(index), min_pixels, mask=inside.astype(np.uint8))
-    return result
+    height, width = index.shape
+    blocks = sieve_row_blocks(lambda start, stop: index[start:stop], height, width, min_pixels)
+    return np.concatenate([index[:0], *blocks])
 
 
 def sieve_row_blocks(
@@ -61,17 +56,10 @@ def sieve_row_blocks(
 ) -> Iterator[UInt8Array]:
     """Give regions below a number of pixels the class of their largest neighbour, by row blocks.
 
-    The map is read twice from top to bottom, the first time when the first block is requested. Memory: about
-    200 bytes for each run (stretch of a row with one class) of a block, and 400 bytes for each region.
-    Regions that begin in several places and join further down count once for each.
-
-    Args:
-        read_rows: ``read_rows(start, stop)`` returns rows of the map, uint8 (stop - start, width).
-        height: Rows of the map.
-        width: Columns of the map.
-        min_pixels: Smallest region that stays, in pixels; 1 changes nothing.
-        block_rows: Rows that are read at a time; the result does not depend on it.
-        strict: Also remove the regions that remain, see :func:`decide`.
+    ``read_rows(start, stop)`` returns rows of the map, uint8 (stop - start, width). It is read twice from top
+    to bottom, the first time when the first block is requested. Memory: about 200 bytes for each run (stretch
+    of a row with one class) of a block, and 400 bytes for each region. Regions that begin in several places
+    and join further down count once for each. ``strict`` as for :func:`decide`.
     """
     if min_pixels < 1 or block_rows < 1:
         raise UsageError(
@@ -85,7 +73,7 @@ def sieve_row_blocks(
     def sieved() -> Iterator[UInt8Array]:
         yield from rewrite(blocks(), width, decide(blocks(), width, min_pixels, strict=strict))
 
-    return blocks() if min_pixels == 1 else sieved()
+    return blocks() if min_pixels == 1 or not width else sieved()
 
 
 def decide(blocks: Iterable[UInt8Array], width: int, min_pixels: int, *, strict: bool = False) -> UInt8Array:
