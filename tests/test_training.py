@@ -39,7 +39,7 @@ from landcover.training.batches import BatchReader
 from landcover.training.config import ScheduleConfig, ValidationConfig
 from landcover.training.data import evenly_spaced, load_training_data
 from landcover.training.log import RunLog, read_log
-from landcover.training.loop import Interrupt, batch_scores
+from landcover.training.loop import batch_scores, interrupts
 from landcover.training.optim import (
     WeightAverage,
     build_optimiser,
@@ -425,9 +425,9 @@ def test_bfloat16_is_a_capability_of_the_processor(monkeypatch, found, native):
 def test_a_closed_terminal_interrupts_unless_that_is_ignored(ignored):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
     try:
-        with Interrupt() as interrupt:
+        with interrupts() as interrupted:
             signal.raise_signal(signal.SIGHUP)
-        assert interrupt.requested is not ignored
+        assert interrupted.is_set() is not ignored
     finally:
         signal.signal(signal.SIGHUP, before)
 

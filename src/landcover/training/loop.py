@@ -4,12 +4,12 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from landcover.errors import ModelError, TrainingError
 from landcover.inference import predict_probabilities
 from landcover.io import index_to_colours
 from landcover.legend import IGNORE, Legend
+from landcover.machine import signals_handled
 from landcover.metrics import ConfusionMatrix
 from landcover.model.card import BEST_NAME, LAST_NAME, ModelCard, read_card, save_model
 from landcover.model.runtimes.torch_runtime import TorchRuntime
@@ -42,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Run:
-    """The constant parts of a run: validation items, perhaps none, and what identifies it."""
+    """A run: its constant parts, such as validation items, perhaps none, and identity; and its state."""
 
     config: TrainConfig
     folder: Path
@@ -53,11 +54,12 @@ class Run:
     group: ProcessGroup
     criterion: Loss
     batches: BatchReader
+    state: runs.TrainingState
 
 
-def fit(run: Run, state: runs.TrainingState, log: RunLog, interrupt: "Interrupt", pace: Pace) -> runs.Reason:
+def fit(run: Run, log: RunLog, interrupted: threading.Event, pace: Pace) -> runs.Reason:
     """Train and validate until the run ends or is interrupted; return why it ended."""
-    config, progress, group = run.config, state.progress, run.group
+    config, state, progress, group = run.config, run.state, run.state.progress, run.group
     fabric, device = group.fabric, group.device
     module, optimiser = fabric.setup(state.network, state.optimiser)
     module.mark_forward_method("logits")
@@ -69,10 +71,19 @@ def fit(run: Run, state: runs.TrainingState, log: RunLog, interrupt: "Interrupt"
     module.train()
     start = time.monotonic() - progress.seconds  # as if the earlier parts of the run had been without a break
     saved = progress.step, progress.seconds
+
+    def must_stop() -> bool:
+        """Take the time; return whether any process of the run was interrupted."""
+        progress.seconds, stop = group.largest(time.monotonic() - start, interrupted.is_set())
+        return bool(stop)
+
     while True:
-        progress.seconds, stop = group.largest(time.monotonic() - start, interrupt.requested)
+        stop = must_stop()
         if run.validation and runs.validation_due(config, progress):
-            stop = _validate(run, state, runtime, log, interrupt, start)
+            scored = _score(run, runtime, interrupted)
+            stop = must_stop()
+            if not stop:
+                _record(run, log, *scored)
             saved = progress.step, progress.seconds
         if stop:
             return "interrupted"
@@ -146,40 +157,31 @@ def fit(run: Run, state: runs.TrainingState, log: RunLog, interrupt: "Interrupt"
         due = by_steps or progress.seconds - saved[1] >= 60 * config.checkpoint_minutes
         validates = run.validation and runs.validation_due(config, progress)  # which writes one, too
         if due and not validates:
-            save_checkpoint(run, state)
+            save_checkpoint(run)
             saved = progress.step, progress.seconds
 
 
-class Interrupt:
-    """Remember in ``requested`` a signal to end; a second signal has its usual effect. A context manager.
+@contextmanager
+def interrupts() -> Iterator[threading.Event]:
+    """Set the event at a signal to end until the block ends; a second signal has its usual effect.
 
-    The signals are SIGINT, SIGTERM and that of a closed terminal, unless it is ignored (nohup). Outside the
-    main thread, which alone can handle signals, it does nothing.
+    The signals are SIGINT, SIGTERM and that of a closed terminal, unless it is ignored (nohup).
     """
+    numbers, requested = [signal.SIGINT, signal.SIGTERM], threading.Event()
+    hangup: signal.Signals | None = getattr(signal, "SIGHUP", None)  # not on Windows
+    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
+        numbers.append(hangup)
+    with ExitStack() as handlers:
 
-    def __init__(self) -> None:
-        self.requested = False
-        self._previous: dict[int, Any] = {}
+        def remember(number: int, frame: FrameType | None) -> None:
+            requested.set()
+            handlers.close()
 
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            numbers = [signal.SIGINT, signal.SIGTERM]
-            hangup: signal.Signals | None = getattr(signal, "SIGHUP", None)  # not on Windows
-            if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
-                numbers.append(hangup)
-            self._previous = {number: signal.signal(number, self._remember) for number in numbers}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _remember(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
-        self.__exit__()
+        handlers.enter_context(signals_handled(numbers, remember))
+        yield requested
 
 
-def save_checkpoint(run: Run, state: runs.TrainingState) -> None:
+def save_checkpoint(run: Run) -> None:
     """Write the checkpoint, then the best model if it has the present weights.
 
     In this order, a start after a kill between the two can write the missing model. If weights are not
@@ -187,31 +189,32 @@ def save_checkpoint(run: Run, state: runs.TrainingState) -> None:
     """
     if run.group.rank:
         return
+    state = run.state
     if not all(bool(tensor.isfinite().all()) for tensor in state.network.parameters()):
         raise TrainingError(
             f"Weights are not finite at step {state.progress.step}. Lower optimiser.learning_rate, set "
             "optimiser.clip_norm, or set precision=fp32."
         )
     state.save(run.folder / LAST_NAME, run.identity)
-    save_best(run, state)
+    save_best(run)
 
 
-def save_best(run: Run, state: runs.TrainingState) -> None:
+def save_best(run: Run) -> None:
     """Write the best model if it has the present weights, unless it exists and was calibrated since."""
-    path, step = run.folder / BEST_NAME, state.progress.step
-    ended = runs.end_reason(run.config, state.progress) is not None
-    scores = runs.kept_scores(run.config.validation, state.progress, ended=ended)
+    path, progress = run.folder / BEST_NAME, run.state.progress
+    ended = runs.end_reason(run.config, progress) is not None
+    scores = runs.kept_scores(run.config.validation, progress, ended=ended)
     if scores is None:
         return
     with suppress(ModelError):  # no best model yet
         existing = read_card(path)
-        if existing.calibration and existing.provenance.get("step") == step:
+        if existing.calibration and existing.provenance.get("step") == progress.step:
             return
     split = f"{run.card.provenance['split']}:{run.data.validation_subset}"
     measured = {"metric": "challenge", "split": split, "images": len(run.validation), **scores}
-    provenance = {**run.card.provenance, "step": step}
+    provenance = {**run.card.provenance, "step": progress.step}
     card = run.card.model_copy(update={"provenance": provenance, "scores": (measured,) if scores else ()})
-    save_model(path, state.average.module.state_dict(), card, force=True)
+    save_model(path, run.state.average.module.state_dict(), card, force=True)
 
 
 def batch_scores(
@@ -227,29 +230,21 @@ def batch_scores(
     return matrix.scores().to_dict()
 
 
-def _validate(
-    run: Run,
-    state: runs.TrainingState,
-    runtime: TorchRuntime,
-    log: RunLog,
-    interrupt: Interrupt,
-    start: float,
-) -> bool:
-    """Score the average of the weights and save the results; return True, without them, if interrupted.
+def _score(
+    run: Run, runtime: TorchRuntime, interrupted: threading.Event
+) -> tuple[ConfusionMatrix, tuple[float, int], dict[str, UInt8Array]]:
+    """Predict this rank's validation images, whole, as by ``landcover predict``, until it is interrupted.
 
-    Whole images are predicted as by ``landcover predict`` and scored with the DeepGlobe metric; ``loss`` is
-    the mean cross-entropy of labelled pixels. Evenly spaced images become pictures in the log. Of several
-    ranks each takes every ``size``-th image; counts are summed.
+    Returns the counts of all, the sum of the cross-entropy of labelled pixels and their number, and pictures
+    of some by key. Of several ranks each takes every ``size``-th image.
     """
-    dataset, progress, group = run.data.dataset, state.progress, run.group
-    legend = dataset.legend
-    items = run.validation[group.rank :: group.size]
-    matrix = ConfusionMatrix(legend)
+    dataset, legend = run.data.dataset, run.data.dataset.legend
+    items = run.validation[run.group.rank :: run.group.size]
+    matrix, total, pixels = ConfusionMatrix(legend), 0.0, 0
     shown = {item.key for item in evenly_spaced(items, _PICTURES)}
     pictures: dict[str, UInt8Array] = {}
-    total, pixels = 0.0, 0
     for item in items:
-        if interrupt.requested:
+        if interrupted.is_set():
             break
         (image, valid), truth = dataset.read_imagery(item), dataset.read_mask(item)
         probabilities = predict_probabilities(runtime, image, valid=valid, gsd=dataset.sides(item))
@@ -263,24 +258,32 @@ def _validate(
         pixels += len(of_truth)
         if item.key in shown:
             pictures[item.key] = side_by_side(image, truth, prediction, legend)
-    progress.seconds, stop = group.largest(time.monotonic() - start, interrupt.requested)
-    if stop:
-        return True
+    return matrix, (total, pixels), pictures
+
+
+def _record(
+    run: Run,
+    log: RunLog,
+    matrix: ConfusionMatrix,
+    cross_entropy: tuple[float, int],
+    pictures: dict[str, UInt8Array],
+) -> None:
+    """Add the counts of all ranks, record the scores of the DeepGlobe metric, and write a checkpoint."""
+    progress, group = run.state.progress, run.group
     matrix.table = group.sum(matrix.table).cpu().numpy()
-    total, pixels = float(group.sum(total)), int(group.sum(pixels))
+    total, pixels = (float(group.sum(value)) for value in cross_entropy)
     result = matrix.scores()
     loss = total / pixels if pixels else None
     scores = {**result.to_dict(), "miou_present": result.miou_present, "loss": loss}
     improved = runs.record_scores(run.config, progress, scores)
     # The log is written first: the next start drops a surplus line, but cannot restore a missing one.
     log.event("validation", step=progress.step, seconds=round(progress.seconds, 3), **scores)
-    save_checkpoint(run, state)
+    save_checkpoint(run)
     log.pictures(progress.step, pictures)
     miou = "–" if result.miou is None else f"{100 * result.miou:.2f}"
     classes = ", ".join(f"{n} {100 * v:.1f}" for n, v in result.iou.items() if v is not None)
     best = ", the best so far" if improved else ""
     logger.info(f"Step {progress.step}, {progress.seconds / 60:.1f} min: mIoU {miou} ({classes}){best}")
-    return False
 
 
 def side_by_side(image: UInt8Array, truth: UInt8Array, prediction: UInt8Array, legend: Legend) -> UInt8Array:

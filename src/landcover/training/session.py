@@ -38,7 +38,7 @@ from landcover.training.data import (
 )
 from landcover.training.depthwise import use_fast_depthwise_backward
 from landcover.training.log import RunLog
-from landcover.training.loop import Interrupt, Run, fit, save_best, save_checkpoint
+from landcover.training.loop import Run, fit, interrupts, save_best, save_checkpoint
 from landcover.training.losses import build_loss
 from landcover.training.optim import WeightAverage, build_optimiser
 from landcover.training.pace import Pace, choose_threads
@@ -176,19 +176,14 @@ def train(
                 "--bands (to landcover prepare, if the data are a cache)."
             )
         digests = {"data_digest": loaded.digest, "content_digest": loaded.content_digest}
-        same = {
-            "data_digest": config.inputs.data_digest in (None, loaded.digest),
-            "content_digest": same_content(config.inputs.content_digest, loaded.content_digest),
-        }
-        for name, is_same in same.items():
-            if not is_same:
-                raise UsageError(
-                    f"{loaded.dataset.root} has other images or labels in the split {split} than the run of "
-                    f"this configuration was trained on (inputs.{name} differs). Restore them, or pass "
-                    "--data to train on them as they are."
-                )
-        written = config.inputs.model_copy(update=digests)
-        config = config.model_copy(update={"inputs": written})
+        same_data = config.inputs.data_digest in (None, loaded.digest)
+        if not (same_data and same_content(config.inputs.content_digest, loaded.content_digest)):
+            raise UsageError(
+                f"{loaded.dataset.root} has other images or labels in the split {split} than the run of this "
+                f"configuration was trained on (inputs.{'content' if same_data else 'data'}_digest differs). "
+                "Restore them, or pass --data to train on them as they are."
+            )
+        config = config.model_copy(update={"inputs": config.inputs.model_copy(update=digests)})
         legend = loaded.dataset.legend
         balance = group.balance if group.size > 1 else None
         criterion = build_loss(config.loss, legend.scored_names, device, balance)
@@ -257,6 +252,7 @@ def train(
             group=group,
             criterion=criterion,
             batches=BatchReader(loaded, config, card.preprocessing, soft, rank=group.rank, size=group.size),
+            state=state,
         )
         if resumed:
             state.load(folder / LAST_NAME)
@@ -266,7 +262,7 @@ def train(
             runs.warn_of_other_device(
                 folder, device=str(device), threads=threads, precision=precision, processes=group.size
             )
-        return _train_to_the_end(run, state, resumed=resumed)
+        return _train_to_the_end(run, resumed=resumed)
 
 
 def _preprocessing(config: TrainConfig, data: TrainingData, start: ModelCard | None) -> Preprocessing:
@@ -333,17 +329,17 @@ def _start_state(
     return runs.TrainingState(network, average, optimiser, runs.Progress())
 
 
-def _train_to_the_end(run: Run, state: runs.TrainingState, *, resumed: bool) -> TrainResult:
+def _train_to_the_end(run: Run, *, resumed: bool) -> TrainResult:
     """Train a run and write its folder: configuration, log, checkpoints and the best model."""
-    config, progress, folder, group = run.config, state.progress, run.folder, run.group
-    weights = sum(each.numel() * each.element_size() for each in state.network.state_dict().values())
+    config, progress, folder, group = run.config, run.state.progress, run.folder, run.group
+    weights = sum(each.numel() * each.element_size() for each in run.state.network.state_dict().values())
     check_disk(folder, _COPIES * weights, "Training")
     if not resumed and group.rank == 0:
         # Before the log: a start that is killed here recognises its own folder later.
         write_text(folder / runs.CONFIG_NAME, dump_yaml(config), force=True)
     with (
         RunLog(folder, progress.step, progress.validated_step, writes=group.rank == 0) as log,
-        Interrupt() as interrupt,
+        interrupts() as interrupted,
     ):
         log.event(
             "start",
@@ -363,29 +359,27 @@ def _train_to_the_end(run: Run, state: runs.TrainingState, *, resumed: bool) -> 
         )
         if resumed:
             logger.info(f"Resuming at step {progress.step} in {folder}.")
-            save_best(run, state)
+            save_best(run)
         else:
-            save_checkpoint(run, state)
+            save_checkpoint(run)
         pace, begin = Pace(), (progress.step, progress.seconds)
-        reason = fit(run, state, log, interrupt, pace)
-        save_checkpoint(run, state)
-        best = progress.best or {"step": None, "miou": None}
+        reason = fit(run, log, interrupted, pace)
+        save_checkpoint(run)
         expected = None
         if config.minutes is not None and pace.first is not None:
             expected = begin[0] + round(pace.first * (progress.seconds - begin[1]) / 60)
-        kept = best
+        best = kept = progress.best or {}
         if config.validation.keep == "last":
-            validated_now = progress.validated_step == progress.step
-            kept = progress.scores if validated_now and progress.scores else {"miou": None}
+            kept = runs.kept_scores(config.validation, progress, ended=True) or {}
         result = TrainResult(
-            folder,
-            reason,
-            progress.step,
-            progress.seconds,
-            best["step"],
-            best["miou"],
-            expected,
-            kept["miou"],
+            folder=folder,
+            reason=reason,
+            step=progress.step,
+            seconds=progress.seconds,
+            best_step=best.get("step"),
+            best_miou=best.get("miou"),
+            expected_steps=expected,
+            kept_miou=kept.get("miou"),
         )
         own = ("folder", "kept_miou")  # the log has the scores of each validation
         log.event("end", **{name: value for name, value in asdict(result).items() if name not in own})

@@ -79,8 +79,6 @@ def check_teachers(teachers: Sequence[Teacher], data: TrainingData) -> None:
     not be among the images that this training leaves out. Logs warnings about teachers whose training images
     are not recorded, and about those that were selected or calibrated by their scores on held-out images.
     """
-    if not teachers:
-        return
     used = {item.key for item in data.train}
     others = [item for item in data.dataset.items if item.key not in used]
     pairs = zip(others, data.fingerprints(others), strict=True)

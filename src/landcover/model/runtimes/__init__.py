@@ -1,16 +1,18 @@
 """Runtimes of models: one interface for OpenVINO, onnxruntime and torch, and the checks that they share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
 from landcover._typing import Float32Array, UInt8Array
-from landcover.errors import ModelError, UsageError, did_you_mean
+from landcover.errors import ModelError, OutOfMemoryError, UsageError, did_you_mean
 from landcover.extras import needs
+from landcover.machine import lacks_memory
 from landcover.model.card import ModelCard, is_exported, resolve_model
 
 Name = Literal["openvino", "onnxruntime", "torch"]
@@ -30,7 +32,7 @@ STANDARDISED = "standardised"
 """Name of an input that the caller has normalised; another name, so that no runtime confuses them."""
 
 
-class Runtime(Protocol):
+class Runtime(ABC):
     """A model on a device: uint8 pixels in, probabilities out.
 
     The runtime applies normalisation and temperature. The arrays that it returns belong to the caller: no
@@ -51,6 +53,7 @@ class Runtime(Protocol):
         Returns:
             float32 (N, C, H, W), contiguous; over C, the scored classes of the card's legend, it sums to one.
         """
+        return self._checked(PROBABILITIES, batch)
 
     def coarse(self, batch: UInt8Array) -> Float32Array:
         """Classify as :meth:`probabilities`, but at the decoder's stride, without upsampling.
@@ -58,17 +61,6 @@ class Runtime(Protocol):
         Row ``i`` of (N, C, ceil(H / stride), ceil(W / stride)) covers the image's rows from ``i * stride`` up
         to ``(i + 1) * stride``.
         """
-
-
-class CheckedRuntime(ABC):
-    """Both methods of a :class:`Runtime` by one, ``_run``, that computes an output of a checked batch."""
-
-    card: ModelCard
-
-    def probabilities(self, batch: UInt8Array) -> Float32Array:  # noqa: D102 - as of Runtime
-        return self._checked(PROBABILITIES, batch)
-
-    def coarse(self, batch: UInt8Array) -> Float32Array:  # noqa: D102
         return self._checked(COARSE, batch)
 
     def _checked(self, output: str, batch: UInt8Array) -> Float32Array:
@@ -82,7 +74,29 @@ class CheckedRuntime(ABC):
 
     @abstractmethod
     def _run(self, output: str, batch: UInt8Array) -> Float32Array:
-        """Compute one of :data:`OUTPUTS`."""
+        """Compute one of :data:`OUTPUTS` of a checked batch."""
+
+
+@contextmanager
+def model_errors(
+    path: Path, library: str, reason: Callable[[str], str], *kinds: type[Exception]
+) -> Iterator[None]:
+    """Turn some errors of a library into a ModelError of one line, or an OutOfMemoryError.
+
+    ``reason`` finds the reason in the library's message.
+    """
+    try:
+        yield
+    except kinds as error:
+        if lacks_memory(error):
+            raise OutOfMemoryError(
+                f"{path} requests more memory than the system gives. Pass a smaller --window, --batch 1 or "
+                "another model."
+            ) from error
+        raise ModelError(
+            f"{path} cannot be run by {library}: {reason(str(error).strip())}. Export the run again; if the "
+            "device is the cause, 'landcover doctor' lists the devices."
+        ) from error
 
 
 def signature(dtype: str, shape: Iterable[int | str | None]) -> str:

@@ -1,7 +1,7 @@
 """onnxruntime behind the :class:`~.Runtime` interface: exported models, also on CUDA."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 
 from landcover._typing import Float32Array, UInt8Array
-from landcover.errors import ModelError, OutOfMemoryError, UsageError
+from landcover.errors import UsageError
 from landcover.extras import needs
 from landcover.hardening import disable_telemetry
-from landcover.machine import lacks_memory
 from landcover.model.card import read_card
 from landcover.model.runtimes import (
     OUTPUTS,
     PROBE_PX,
-    CheckedRuntime,
+    Runtime,
     check_signatures,
     checked_stride,
+    model_errors,
     signature,
 )
 
@@ -27,7 +27,7 @@ _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
 
 
-class ONNXRuntime(CheckedRuntime):
+class ONNXRuntime(Runtime):
     """Run an exported model with onnxruntime, on the CPU or on CUDA; arguments as for :func:`.open_model`.
 
     It computes both outputs for either, and converts each batch to floats first: on a CPU OpenVINO is faster.
@@ -74,22 +74,11 @@ class ONNXRuntime(CheckedRuntime):
         result: Float32Array = np.ascontiguousarray(values, np.float32)
         return result
 
-    @contextmanager
-    def _model_errors(self) -> Iterator[None]:
-        """Turn onnxruntime's errors, which have no common type, into one line."""
-        try:
-            yield
-        except Exception as error:
-            if lacks_memory(error):
-                raise OutOfMemoryError(
-                    f"{self._path} requests more memory than the system gives. Pass a smaller --window, "
-                    "--batch 1 or another model."
-                ) from error
-            reason = str(error).strip().partition("\n")[0].rstrip(".")
-            raise ModelError(
-                f"{self._path} cannot be run by onnxruntime: {reason}. Export the run again; if the device "
-                "is the cause, 'landcover doctor' lists the devices."
-            ) from error
+    def _model_errors(self) -> AbstractContextManager[None]:
+        """Its errors have no common type; the reason is the first line."""
+        return model_errors(
+            self._path, "onnxruntime", lambda text: text.partition("\n")[0].rstrip("."), Exception
+        )
 
 
 def import_onnxruntime() -> Any:

@@ -10,8 +10,7 @@ import logging
 import os
 import sys
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from functools import cache, cached_property
 from importlib import import_module
 from io import BytesIO
@@ -24,17 +23,18 @@ import numpy as np
 
 from landcover import __version__
 from landcover._typing import Float32Array, UInt8Array
-from landcover.errors import MissingExtraError, ModelError, OutOfMemoryError, UsageError
+from landcover.errors import MissingExtraError, UsageError
 from landcover.io.files import atomic_path
 from landcover.machine import lacks_memory, processors
 from landcover.model.card import model_digest, read_card
 from landcover.model.runtimes import (
     OUTPUTS,
     PROBE_PX,
-    CheckedRuntime,
     Precision,
+    Runtime,
     check_signatures,
     checked_stride,
+    model_errors,
     signature,
 )
 
@@ -57,7 +57,7 @@ _SUFFIX = ".compiled"
 _log = logging.getLogger(__name__)
 
 
-class OpenVINORuntime(CheckedRuntime):
+class OpenVINORuntime(Runtime):
     """Run an exported model with OpenVINO on the CPU; arguments as for :func:`.open_model`.
 
     For each batch shape and output the graph is compiled once with fixed sizes and without what only the
@@ -155,27 +155,16 @@ class OpenVINORuntime(CheckedRuntime):
                 self._cache.write(name, compiled.export_model().getvalue())
         return compiled.create_infer_request()
 
-    @contextmanager
-    def _model_errors(self) -> Iterator[None]:
-        """Turn OpenVINO's errors into a ModelError of one line, or an OutOfMemoryError.
+    def _model_errors(self) -> AbstractContextManager[None]:
+        """Where its message quotes damaged names, Python cannot decode it: a UnicodeDecodeError."""
 
-        Where its message quotes damaged names, Python cannot decode it: a UnicodeDecodeError.
-        """
-        try:
-            yield
-        except (RuntimeError, UnicodeDecodeError) as error:
-            if lacks_memory(error):
-                raise OutOfMemoryError(
-                    f"{self._path} requests more memory than the system gives. Pass a smaller --window, "
-                    "--batch 1 or another model."
-                ) from error
-            # The reason is at the end of the message: a summary, if there is one, or the last line.
-            _, summary, end = str(error).strip().rpartition("Summary:\n")
+        def reason(text: str) -> str:
+            # At the end of the message: a summary, if there is one, or the last line.
+            _, summary, end = text.rpartition("Summary:\n")
             lines = [line.removeprefix("-- ").strip(" .") for line in end.splitlines()]
-            reason = "; ".join(lines if summary else lines[-1:])
-            raise ModelError(
-                f"{self._path} cannot be run by OpenVINO: {reason}. Export the run again."
-            ) from error
+            return "; ".join(lines if summary else lines[-1:])
+
+        return model_errors(self._path, "OpenVINO", reason, RuntimeError, UnicodeDecodeError)
 
 
 def cpu_settings(threads: int | None = None, precision: Precision = "fp32") -> dict[str, Any]:

@@ -10,10 +10,10 @@ from landcover._typing import Float32Array, UInt8Array
 from landcover.errors import ModelError, UsageError
 from landcover.model.card import ModelCard, read_model
 from landcover.model.network import build_model
-from landcover.model.runtimes import COARSE, CheckedRuntime, Precision
+from landcover.model.runtimes import COARSE, Precision, Runtime
 
 
-class TorchRuntime(CheckedRuntime):
+class TorchRuntime(Runtime):
     """Run a module that is in memory; it is moved to the device and stays in evaluation mode.
 
     Args:
