@@ -103,12 +103,7 @@ def is_address(text: str) -> bool:
 
 
 def subdataset_file(text: str) -> str | None:
-    """Return the file of the name of an image in it, such as ``NETCDF:a.nc:rgb``; None for other texts.
-
-    Examples:
-        >>> subdataset_file("GTIFF_DIR:2:a.tif"), subdataset_file("a.tif")
-        ('a.tif', None)
-    """
+    """Return the file of the name of an image in it, such as ``NETCDF:a.nc:rgb``; None for other texts."""
     match = _SUBDATASET.match(text)
     directory = _DIRECTORY.fullmatch(text)
     return (match[1] or match[2]) if match else directory and directory[1]
@@ -249,10 +244,8 @@ def other_colours(raster: DatasetReader) -> str | None:
 def open_raster(path: str | Path) -> DatasetReader:
     """Open a raster for reading, with the one driver that its content asks for.
 
-    Args:
-        path: A file; the name of an image in it (``NETCDF:a.nc:rgb``, ``GTIFF_DIR:2:a.tif``); an address
-            (http, https, s3, gs, az, or GDAL's name of one); or an archive here (``/vsizip/``, ``/vsitar/``,
-            ``/vsigzip/``).
+    ``path`` is a file; the name of an image in it (``NETCDF:a.nc:rgb``, ``GTIFF_DIR:2:a.tif``); an address
+    (http, https, s3, gs, az, or GDAL's name of one); or an archive here (``/vsizip/`` and the like).
 
     Raises:
         ImageError: If the format is not supported; the scheme is another one; or the file, an overview or

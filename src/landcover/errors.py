@@ -149,24 +149,14 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def first_few(names: Iterable[object], shown: int = 5) -> str:
-    """Return the first names of a message, joined with commas, and the number of the others.
-
-    Examples:
-        >>> first_few(["a", "b", "c", "d"], shown=2)
-        'a, b, and 2 more'
-    """
+    """Return the first names of a message, and the number of the others: ``a, b, and 2 more``."""
     texts = [str(name) for name in names]
     more = len(texts) - shown
     return ", ".join(texts[:shown] + ([f"and {more} more"] if more > 0 else []))
 
 
 def counted(number: int, noun: str) -> str:
-    """Return a number with its noun, in the plural where it is not 1.
-
-    Examples:
-        >>> counted(1, "mask"), counted(1200, "mask")
-        ('1 mask', '1,200 masks')
-    """
+    """Return a number with its noun, in the plural where it is not 1: ``1,200 masks``."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
@@ -176,12 +166,7 @@ def is_plain(text: str) -> bool:
 
 
 def printable(text: str) -> str:
-    r"""Return a text as one line that is safe for terminals: what changes others is escaped.
-
-    Examples:
-        >>> printable("a\x1b[31m\nb\u202ec")
-        'a\\x1b[31m\\nb\\u202ec'
-    """
+    """Return a text as one line that is safe for terminals: what changes others is escaped."""
     return "".join(
         c.encode("unicode_escape").decode() if unicodedata.category(c) == "Cf" or not is_plain(c) else c
         for c in text

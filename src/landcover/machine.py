@@ -91,12 +91,7 @@ def check_disk(folder: Path, need: int, what: str) -> None:
 
 
 def readable(size: float) -> str:
-    """Return a size in bytes for people.
-
-    Examples:
-        >>> readable(160e9), readable(5_300_000)
-        ('160 GB', '5.3 MB')
-    """
+    """Return a size in bytes for people: ``160 GB``, ``5.3 MB``."""
     for unit, name in ((1e9, "GB"), (1e6, "MB")):
         if size >= unit:
             return f"{size / unit:.1f} {name}" if size < 10 * unit else f"{size / unit:,.0f} {name}"

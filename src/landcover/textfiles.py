@@ -272,12 +272,7 @@ def parse_csv(
 
 
 def parse_number(text: str) -> float | None:
-    """Return the finite decimal number that a cell holds; None for any other text, such as ``1_000``.
-
-    Examples:
-        >>> parse_number(" 3.5e2 "), parse_number("1_000"), parse_number("nan")
-        (350.0, None, None)
-    """
+    """Return the finite decimal number that a cell holds; None for any other text, such as ``1_000``."""
     value = float(text) if NUMBER.fullmatch(text.strip()) else math.nan
     return value if math.isfinite(value) else None
 
@@ -299,10 +294,6 @@ def plain_cell(text: str) -> str:
     """Return a text that spreadsheets show as text: one that they would take for a formula gets a quote.
 
     A number stays one. See https://owasp.org/www-community/attacks/CSV_Injection.
-
-    Examples:
-        >>> plain_cell("=1+1"), plain_cell("-3.5"), plain_cell("-x")
-        ("'=1+1", '-3.5', "'-x")
     """
     is_formula = text.startswith(("=", "+", "-", "@", "\t", "\r")) and not NUMBER.fullmatch(text)
     return f"'{text}" if is_formula else text

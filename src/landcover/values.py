@@ -65,12 +65,6 @@ class RegionSize(_Measure):
     """Size below which a region of a map is small, in pixels or in square metres.
 
     ``strict``: no smaller region remains, see :func:`landcover.postprocess.sieve.decide`.
-
-    Examples:
-        >>> RegionSize.parse("8000px").pixels()
-        8000
-        >>> RegionSize.parse("2000m2").pixels(gsd=0.5)
-        8000
     """
 
     GROUND, WHAT, SUCH_AS = "m2|ha|km2", "region size", "8000px, 2000m2, 1ha or 0.5km2"
@@ -180,10 +174,5 @@ def _numbers(value: str | Iterable[float]) -> list[float]:
 
 
 def points(score: float | None, digits: int = 2) -> str:
-    """Return a score of 0..1 in percentage points; ``-`` for None.
-
-    Examples:
-        >>> points(0.5391), points(None)
-        ('53.91', '-')
-    """
+    """Return a score of 0..1 in percentage points, such as ``53.91``; ``-`` for None."""
     return "-" if score is None else f"{100 * score:.{digits}f}"

@@ -14,12 +14,12 @@ import typer
 
 from landcover.cli._output import log
 from landcover.config import INPUT, MAIN, PROCESSING, PRODUCTS, REPORTS, Options
+from landcover.errors import UsageError
 from landcover.legend import Legend as LegendClass
-from landcover.values import VIEWS_HELP
+from landcover.values import VIEWS_HELP, RegionSize
 
 if TYPE_CHECKING:
     from landcover.inference.options import PredictOptions
-    from landcover.values import RegionSize
 
 GENERAL = "General"
 GROUPS = (MAIN, INPUT, PROCESSING, PRODUCTS, REPORTS, GENERAL)
@@ -82,11 +82,8 @@ MinRegionStrict = Annotated[
 ]
 
 
-def region_size(text: str | None, *, strict: bool) -> "RegionSize | None":
+def region_size(text: str | None, *, strict: bool) -> RegionSize | None:
     """Return the size of --min-region and --min-region-strict; UsageError if the second is given alone."""
-    from landcover.errors import UsageError
-    from landcover.values import RegionSize
-
     if text is None and strict:
         raise UsageError("--min-region-strict needs --min-region, the smallest region that stays.")
     return None if text is None else RegionSize.parse(text, strict=strict)
@@ -97,13 +94,7 @@ OldTta = Annotated[bool, typer.Option("--tta", hidden=True)]
 
 
 def with_old_tta(options: "PredictOptions", tta: bool) -> "PredictOptions":
-    """Return the options with the views that --tta, the old name of --views 8, stands for.
-
-    Raises:
-        UsageError: If --views is another number.
-    """
-    from landcover.errors import UsageError
-
+    """Return the options with the views that --tta, the old name of --views 8, stands for."""
     if not tta:
         return options
     if options.views not in (None, 8):

@@ -66,12 +66,7 @@ class _LogFile(logging.StreamHandler[TextIO]):
     @classmethod
     @contextmanager
     def opened(cls, path: Path) -> "Iterator[_LogFile]":
-        """Open the file, or a pipe that somebody reads; if lines were lost, that is an error at the end.
-
-        Raises:
-            UsageError: If it cannot be opened.
-            OutputError: At the end, if lines could not be written.
-        """
+        """Open the file, or a pipe that somebody reads; if lines were lost, that is an error at the end."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         try:
             # Without waiting for a reader of a pipe.
@@ -139,11 +134,6 @@ def check_reports(options: Mapping[str, Any]) -> None:
 
     ``--force`` is for results: it overwrites no model, no imagery, and no file that the command also names
     elsewhere.
-
-    Raises:
-        UsageError: If a report has another suffix than reports have, is a file of a data set, or is named by
-            another option or argument too.
-        OutputError: If a report exists and neither ``force`` nor ``resume`` is on, or cannot be written.
     """
     from landcover.io.files import check_output
 

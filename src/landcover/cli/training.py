@@ -184,7 +184,7 @@ def train(
         chosen |= {"minutes": minutes, "steps": steps}
     quoted = [f"{key}={json_.dumps(value, ensure_ascii=False)}" for key, value in chosen.items()]
     config = with_overrides(config, [*(settings or ()), *quoted])
-    given = {
+    options = {
         "data": tuple(str(path.absolute()) for path in data) if data else None,
         "split": split,
         # A name that is no path is that of a bundled model.
@@ -194,13 +194,14 @@ def train(
         "max_off_palette": max_off_palette,
         **imagery.model_dump(exclude_defaults=True),
     }
-    inputs = inputs.model_copy(update={name: value for name, value in given.items() if value is not None})
+    given = {name: value for name, value in options.items() if value is not None}
+    if given.keys() & {"data", "split", "legend"}:
+        given |= {"data_digest": None, "content_digest": None}  # of other data
     if init is None:
-        inputs = inputs.model_copy(update={"init": None})
-    if any(given[name] is not None for name in ("data", "split", "legend")):
-        inputs = inputs.model_copy(update={"data_digest": None, "content_digest": None})  # of other data
+        given["init"] = None
     if not show_config:
-        inputs = inputs.model_copy(update={"command": shlex.join(["landcover", *sys.argv[1:]])})
+        given["command"] = shlex.join(["landcover", *sys.argv[1:]])
+    inputs = inputs.model_copy(update=given)
     config = config.model_copy(update={"inputs": inputs})
     if show_config:
         print(dump_yaml(config), end="")

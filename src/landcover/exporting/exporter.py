@@ -343,16 +343,10 @@ def int8_variant(
     options: ExportOptions,
     folder: Path,
 ) -> Variant:
-    """Quantise a float32 variant and compare both in OpenVINO: speed, predicted classes, mIoU.
+    """Quantise what :func:`float_variant` returned, and compare both in OpenVINO within the options' limits.
 
-    Args:
-        origin: What :func:`float_variant` returned, with the same folder.
-        images: uint8 (H, W, B) each, on which ranges are measured.
-        window: uint8 (H, W, B), the window that is timed.
-        comparisons: Names of imagery, each with the windows on which classes are compared.
-        labelled: Labelled data to score on.
-        options: The limits; beyond one of them a ModelError is raised.
-        folder: For further files.
+    Ranges are measured on ``images``, a ``window`` is timed (uint8 (H, W, B) each), predicted classes are
+    compared on the windows of each imagery, by name, and the mIoU on labelled data.
     """
     card = origin.card.model_copy(update={"precision": "int8"})
     _log.info("Quantising: measuring ranges on %d crops", len(images))

@@ -54,11 +54,8 @@ def quantise(model: onnx.ModelProto, images: Iterable[UInt8Array], folder: Path)
     Weights are int8 with a scale for each output channel, activations uint8 with a zero point. Only the
     inputs of convolutions and of residual sums are quantised, so that a convolution, its activation and the
     rounding of its result stay one operation. The first block, the logits and what follows stay float32.
-
-    Args:
-        model: What :func:`landcover.exporting.graph.model_graph` returns.
-        images: uint8 (H, W, B) each, at the model's scale, on which ranges are measured.
-        folder: An existing folder for intermediate files, about three times the size of the model.
+    Ranges are measured on images, uint8 (H, W, B) each, at the model's scale. Intermediate files in the
+    folder take about three times the size of the model.
     """
     source, target = folder / "to_quantise.onnx", folder / "quantised.onnx"
     images = list(images)

@@ -139,17 +139,11 @@ def resample_rows(
     left: int = 0,
     cols: slice | None = None,
 ) -> UInt8Array:
-    """Return rows of the result of :func:`resample_image` without having the whole image.
+    """Return rows and columns (None: all) of the result of :func:`resample_image` without the whole image.
 
-    Args:
-        strip: uint8 (n, w, C): the rows and columns of the image from ``top`` and ``left`` that contain all
-            of :func:`source_rows`.
-        top: Row of the image with which the strip begins.
-        rows: Rows of the resampled image.
-        source: Height and width of the image.
-        target: Height and width of the whole resampled image.
-        left: Column of the image with which the strip begins.
-        cols: Columns of the resampled image; None: all.
+    ``strip`` is uint8 (n, w, C): the part of the image, from its row ``top`` and its column ``left`` on, that
+    contains all of :func:`source_rows`; ``source`` and ``target`` are the sizes of the whole image before and
+    after.
     """
     cols = cols or slice(0, target[1])
     if target == source:
@@ -230,14 +224,10 @@ def mirrored(image: UInt8Array, valid: BoolArray) -> UInt8Array:
 
 
 def any_within(missing: BoolArray, pixels: slice, step: float, offset: int, axis: int) -> BoolArray:
-    """Return, along one axis, whether a source pixel of each resampled pixel is missing: bool (n, m).
+    """Return, along axis 0 or 1, whether a source pixel of each resampled pixel is missing: bool (n, m).
 
-    Args:
-        missing: bool (n, m), from ``offset`` on along the axis; contains all source pixels.
-        pixels: Pixels of the resampled grid along the axis.
-        step: Length of such a pixel, in pixels of ``missing``.
-        offset: Position of ``missing`` in its own grid.
-        axis: 0 or 1.
+    ``missing``, bool (n, m), contains all source pixels, from ``offset`` on; ``step`` of them have the length
+    of one of the ``pixels`` of the resampled grid.
     """
     reach = max(step, 1.0) - 0.5
     centre = (np.arange(pixels.start, pixels.stop) + 0.5) * step - offset

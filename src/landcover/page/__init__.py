@@ -114,11 +114,9 @@ def write_page(out: str | Path, model: str | Path = "starter", *, force: bool = 
 
 
 def serve_page(page: str, ready: Callable[[str], object]) -> None:
-    """Serve a page on 127.0.0.1, with the headers that allow threads, until interrupted.
+    """Serve a page, HTML, on 127.0.0.1, with the headers that allow threads, until interrupted.
 
-    Args:
-        page: HTML.
-        ready: Called with the address once it can be opened.
+    ``ready`` is called with the address once it can be opened.
     """
     content = page.encode()
 

@@ -149,22 +149,13 @@ def d4(array: UInt8Array, symmetry: int) -> UInt8Array:
 
 
 def vary_texture(rng: np.random.Generator, image: UInt8Array, side_px: int, probability: float) -> UInt8Array:
-    """Change the fine texture of a crop as other cameras, resampling and compression would.
+    """Change the fine texture of a crop, uint8 (side, side, B), as other cameras and compression would.
 
     A network that is trained on imagery of one origin otherwise relies on its artefacts: DeepGlobe's tiles,
-    reduced and saved at JPEG quality 75, differ in this alone from the full-size images.
-
-    Args:
-        rng: Draws the changes.
-        image: uint8 (side, side, B), in pixels of the data; bands after the third are changed alike, each
-            as a grey picture.
-        side_px: Side of the crop that the network gets.
-        probability: Of each of the three changes: Gaussian blur (sigma up to 1 pixel) or sharpening;
-            compression as JPEG of quality 50 to 95, at the pixels of the data; another resampling kernel than
-            the network's own.
-
-    Returns:
-        uint8 (side, side, B), or (side_px, side_px, B) if it was resampled.
+    reduced and saved at JPEG quality 75, differ in this alone from the full-size images. Each change has the
+    ``probability``: Gaussian blur (sigma up to 1 pixel) or sharpening; JPEG of quality 50 to 95; resampling
+    to ``side_px`` by another kernel than the network's own. Bands after the third are changed alike, each as
+    a grey picture.
     """
     changes = rng.random(3) < probability
     amount, quality, kernel = rng.uniform(-1, 1), int(rng.integers(50, 96)), int(rng.integers(len(_KERNELS)))

@@ -156,22 +156,14 @@ class ValidationConfig(Config):
 
 
 class InputsConfig(Config):
-    """What a run was started with beside its settings: paths, and options of the data.
+    """What a run was started with beside its settings: paths, and options of the data as they were passed.
 
     Attributes:
         data: Data folders or caches, as absolute paths.
         data_digest: Digest of the items, their sizes and their class counts; other data are refused.
         content_digest: Digest of the pixels of the images and masks of both subsets; None in earlier runs.
-        split: The split.
         init: Model that the run started from, as an absolute path or the name of a bundled one; or None.
-        data_gsd: Metres per pixel of the data, as passed.
-        legend: Legend of the masks, as passed.
-        bands: Band numbers, as passed.
-        scaling: Scaling of the values, as passed.
-        alpha: Alpha band, as passed.
-        nodata: Value of pixels without imagery, as passed.
-        fill: What to do with undeclared fill, as passed.
-        max_off_palette: Largest fraction of off-palette pixels of a mask, as passed.
+        data_gsd: Metres per pixel of the data.
         command: The command line, for readers; it has no effect.
     """
 

@@ -215,19 +215,18 @@ def run_identity(
     teachers: Sequence[str],
 ) -> dict[str, Any]:
     """Return what identifies a run, as plain data for JSON; files by their digests, as they may be moved."""
-    own = {"weights": weights, "init": init, "teachers": list(teachers)}
-    of_data = {"data": data.digest, "data_gsd": data.data_gsd, "model_gsd": data.model_gsd}
-    of_data[_CONTENT] = data.content_digest
     reading, plain = data.dataset.reading, Reading()
-    of_data |= {
-        name: getattr(reading, name) for name in READ_WITH if getattr(reading, name) != getattr(plain, name)
-    }
-    legend = data.dataset.legend.to_dict()
     identity = {
         **config.model_dump(mode="json", exclude={*RUN_SETTINGS, "inputs"}),
-        **own,
-        **of_data,
-        "legend": legend,
+        **{name: value for name in READ_WITH if (value := getattr(reading, name)) != getattr(plain, name)},
+        "weights": weights,
+        "init": init,
+        "teachers": list(teachers),
+        "data": data.digest,
+        _CONTENT: data.content_digest,
+        "data_gsd": data.data_gsd,
+        "model_gsd": data.model_gsd,
+        "legend": data.dataset.legend.to_dict(),
     }
     plain_data: dict[str, Any] = json.loads(json.dumps(identity))  # as a checkpoint returns it: no tuples
     return plain_data
