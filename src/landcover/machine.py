@@ -40,12 +40,9 @@ def free_memory() -> int | None:
 
 @contextmanager
 def needing_memory(need: int, what: str, advice: str) -> Iterator[None]:
-    """Refuse work that needs more bytes of memory than are free, and report an allocation that fails in it.
+    """Raise OutOfMemoryError if work needs more bytes of memory than are free, or an allocation in it fails.
 
     ``what`` begins the message, ``advice`` is its last sentence.
-
-    Raises:
-        OutOfMemoryError: If less memory is free, or an allocation fails.
     """
     free = free_memory()
     if free is not None and need > free:

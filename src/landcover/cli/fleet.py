@@ -1,6 +1,7 @@
 """Verbs of fleets: many scenes on several processes and machines."""
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,6 +11,7 @@ from landcover.cli import _options
 from landcover.cli._options import argument, option
 from landcover.cli._output import log, print_areas, put, say
 from landcover.config import MAIN, PROCESSING, PRODUCTS, REPORTS
+from landcover.errors import UsageError, counted
 from landcover.inference.options import PredictOptions
 
 Planned = Annotated[
@@ -39,8 +41,6 @@ def fleet_plan(
     json: _options.Json = None,
 ) -> None:
     """Write the plan of a fleet: its units, pixels, area, and how long it will take."""
-    from dataclasses import asdict
-
     from landcover.fleet.planning import make_plan
 
     options = _options.with_old_tta(options, tta)
@@ -83,9 +83,6 @@ def fleet_run(
     force: _options.Force = False,
 ) -> None:
     """Do the units of a plan that are not done; run it again after any failure."""
-    from dataclasses import asdict
-
-    from landcover.errors import UsageError, counted
     from landcover.fleet.ray_engine import RayEngine
     from landcover.fleet.run import Run
     from landcover.fleet.units import open_planned, read_plan
@@ -166,7 +163,6 @@ def fleet_status(plan: Planned, json: _options.Json = None, force: _options.Forc
 
 def fleet_failed(plan: Planned, json: _options.Json = None, force: _options.Force = False) -> None:
     """List the units that were given up, with their last error."""
-    from landcover.errors import counted
     from landcover.fleet.results import failures
     from landcover.fleet.units import open_planned
 
@@ -192,8 +188,6 @@ def fleet_failed(plan: Planned, json: _options.Json = None, force: _options.Forc
 
 def fleet_verify(plan: Planned, json: _options.Json = None, force: _options.Force = False) -> None:
     """Compare the digest of everything that is published with its receipt."""
-    from dataclasses import asdict
-
     from landcover.fleet.results import verify
     from landcover.fleet.units import open_planned
 
@@ -234,8 +228,6 @@ def fleet_merge(
     force: _options.Force = False,
 ) -> None:
     """Merge all maps into one mosaic with its polygons and areas; overlaps count once."""
-    from dataclasses import asdict
-
     from landcover.fleet.results import merge
     from landcover.fleet.units import open_planned
     from landcover.io.files import write_text

@@ -112,10 +112,8 @@ def rounded(
     """Round the weights of some convolutions to steps that int8 represents without a further error.
 
     The error that remains is put into the bias, in the mean over images, uint8 (H, W, B) each (Nagel et al.
-    2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", section 4.2).
-
-    Returns:
-        A new model, and the steps of the output channels (out,) by the name of the weights.
+    2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", section 4.2). Returns a
+    new model, and the steps of the output channels (out,) by the name of the weights.
     """
     result = deepcopy(model)
     convolutions = [node for node in result.graph.node if node.op_type == "Conv" and node.name in names]

@@ -261,11 +261,7 @@ def read_card(path: str | Path) -> ModelCard:
 
 
 def read_model(path: str | Path) -> tuple[ModelCard, Tensors]:
-    """Return card and tensors of a model that training wrote: its file or run folder.
-
-    Raises:
-        ModelError: As for :func:`read_card`, and if the model is an exported one.
-    """
+    """Return card and tensors of a model that training wrote, not export: its file or run folder."""
     file = resolve_model(path)
     if is_exported(file):
         raise ModelError(

@@ -19,9 +19,10 @@ from torch.nn import functional
 from landcover._typing import UInt8Array
 from landcover.data import Item
 from landcover.errors import ModelError, TrainingError
+from landcover.evaluation.calibration import Reliability
 from landcover.inference import predict_probabilities
 from landcover.io import index_to_colours
-from landcover.legend import IGNORE, Legend
+from landcover.legend import Legend
 from landcover.machine import signals_handled
 from landcover.metrics import ConfusionMatrix
 from landcover.model.card import BEST_NAME, LAST_NAME, ModelCard, read_card, save_model
@@ -37,7 +38,6 @@ from landcover.training.pace import Pace
 from landcover.training.processes import ProcessGroup
 
 _PICTURES, _PICTURE_PX = 6, 512
-_MIN_PROBABILITY = 1e-7
 logger = logging.getLogger(__name__)
 
 
@@ -232,15 +232,14 @@ def batch_scores(
 
 def _score(
     run: Run, runtime: TorchRuntime, interrupted: threading.Event
-) -> tuple[ConfusionMatrix, tuple[float, int], dict[str, UInt8Array]]:
+) -> tuple[ConfusionMatrix, Reliability, dict[str, UInt8Array]]:
     """Predict this rank's validation images, whole, as by ``landcover predict``, until it is interrupted.
 
-    Returns the counts of all, the sum of the cross-entropy of labelled pixels and their number, and pictures
-    of some by key. Of several ranks each takes every ``size``-th image.
+    Returns counts of all, and pictures of some by key. Of several ranks each takes every ``size``-th image.
     """
     dataset, legend = run.data.dataset, run.data.dataset.legend
     items = run.validation[run.group.rank :: run.group.size]
-    matrix, total, pixels = ConfusionMatrix(legend), 0.0, 0
+    matrix, reliability = ConfusionMatrix(legend), Reliability(len(legend.scored))
     shown = {item.key for item in evenly_spaced(items, _PICTURES)}
     pictures: dict[str, UInt8Array] = {}
     for item in items:
@@ -250,30 +249,25 @@ def _score(
         probabilities = predict_probabilities(runtime, image, valid=valid, gsd=dataset.sides(item))
         prediction = np.asarray(legend.scored, np.uint8)[probabilities.argmax(axis=0)]
         matrix.update(truth, prediction)
-        channels = legend.channels[truth]
-        labelled = channels != IGNORE
-        index = np.where(labelled, channels, 0)[None].astype(np.intp)
-        of_truth = np.take_along_axis(probabilities, index, axis=0)[0][labelled]
-        total += float(-np.log(np.maximum(of_truth, _MIN_PROBABILITY)).sum(dtype=np.float64))
-        pixels += len(of_truth)
+        reliability.update(probabilities, legend.channels[truth])
         if item.key in shown:
             pictures[item.key] = side_by_side(image, truth, prediction, legend)
-    return matrix, (total, pixels), pictures
+    return matrix, reliability, pictures
 
 
 def _record(
     run: Run,
     log: RunLog,
     matrix: ConfusionMatrix,
-    cross_entropy: tuple[float, int],
+    reliability: Reliability,
     pictures: dict[str, UInt8Array],
 ) -> None:
     """Add the counts of all ranks, record the scores of the DeepGlobe metric, and write a checkpoint."""
     progress, group = run.state.progress, run.group
     matrix.table = group.sum(matrix.table).cpu().numpy()
-    total, pixels = (float(group.sum(value)) for value in cross_entropy)
+    cross_entropy, pixels = (float(group.sum(n)) for n in (reliability.loss, reliability.pixels.sum()))
     result = matrix.scores()
-    loss = total / pixels if pixels else None
+    loss = cross_entropy / pixels if pixels else None
     scores = {**result.to_dict(), "miou_present": result.miou_present, "loss": loss}
     improved = runs.record_scores(run.config, progress, scores)
     # The log is written first: the next start drops a surplus line, but cannot restore a missing one.

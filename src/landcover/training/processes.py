@@ -95,9 +95,7 @@ class ProcessGroup:
 def process_group(device: torch.device, wanted: Literal["auto", "fp32", "bf16"]) -> Iterator[ProcessGroup]:
     """Join the group that torchrun or :func:`launch` started this process for; leave it at the end.
 
-    Raises:
-        UsageError: If there are fewer GPUs than processes, or the environment is not complete.
-        LostProcessError: If another process of the group ended before this one.
+    A LostProcessError is raised if another process of the group ends before this one.
     """
     try:
         size = int(os.environ.get("WORLD_SIZE", "1"))

@@ -248,15 +248,13 @@ def prepare_folder(folder: Path, identity: Mapping[str, Any], settings: str, res
         if (problem := file_problem(folder / name)) == NOT_REGULAR:
             raise OutputError(f"{folder / name} {problem}; expected a file of a run. Delete it.")
     if (folder / LAST_NAME).exists():
-        if str(resume) == "extend":
-            _check_same(folder, identity, free=_LIMITS)
-            write_text(folder / CONFIG_NAME, settings, force=True)
-            return True
-        if str(resume) != "auto":
+        if str(resume) not in ("auto", "extend"):
             raise OutputError(
                 f"{folder} already contains a run. Choose another --out, or resume it with --resume auto."
             )
-        _check_same(folder, identity)
+        _check_same(folder, identity, free=_LIMITS if str(resume) == "extend" else ())
+        if str(resume) == "extend":
+            write_text(folder / CONFIG_NAME, settings, force=True)
         return True
     if str(resume) == "extend":
         raise UsageError(f"{folder} contains no run to extend ({LAST_NAME} is missing). Check --out.")
@@ -280,7 +278,7 @@ def prepare_folder(folder: Path, identity: Mapping[str, Any], settings: str, res
     return False
 
 
-def _check_same(folder: Path, identity: Mapping[str, Any], *, free: Collection[str] = frozenset()) -> None:
+def _check_same(folder: Path, identity: Mapping[str, Any], *, free: Collection[str] = ()) -> None:
     """Refuse to resume another run than that of ``identity``, which may differ in the settings ``free``."""
     saved, given = (flatten(run, ".") for run in (read_checkpoint(folder / LAST_NAME)[1], identity))
     if same_content(saved.get(_CONTENT), given[_CONTENT]):

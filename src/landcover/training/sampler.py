@@ -251,11 +251,10 @@ def assemble_crop(
     read_imagery: Callable[[int, Window], tuple[UInt8Array, BoolArray | None]],
     read_channels: Callable[[int, Window], UInt8Array],
 ) -> tuple[UInt8Array, UInt8Array]:
-    """Read a crop from the images that it covers, with functions that read a window of an item.
+    """Read image, uint8 (side, side, B), and channels, uint8 (side, side), of a crop from what it covers.
 
-    Returns:
-        The image, uint8 (side, side, B), and the channels, uint8 (side, side). Pixels that no piece covers,
-        or without imagery, are mirrored in the image (as in prediction) and ``IGNORE`` in the channels.
+    The functions read a window of an item. Pixels that no piece covers, or without imagery, are mirrored in
+    the image (as in prediction) and ``IGNORE`` in the channels.
     """
     if len(pieces) == 1 and pieces[0].window[2:] == (side, side):
         item, window, _ = pieces[0]

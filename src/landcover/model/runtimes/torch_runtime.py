@@ -16,12 +16,9 @@ from landcover.model.runtimes import COARSE, Precision, Runtime
 class TorchRuntime(Runtime):
     """Run a module that is in memory; it is moved to the device and stays in evaluation mode.
 
-    Args:
-        module: Takes normalised float32 (N, B, H, W), returns logits (N, C, H, W). Coarse logits come from
-            its method ``logits``, at its ``stride``; without one they are the full ones.
-        card: The model's card; its preprocessing, legend and temperature are used.
-        device: See :func:`pick_device`.
-        precision: ``"bf16"`` computes convolutions in bfloat16; the softmax is always float32.
+    It takes normalised float32 (N, B, H, W) and returns logits (N, C, H, W). Coarse logits come from its
+    method ``logits``, at its ``stride``; without one they are the full ones. ``"bf16"`` computes convolutions
+    in bfloat16; the softmax is always float32.
     """
 
     name = "torch"
