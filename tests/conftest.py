@@ -1,6 +1,7 @@
 """What all tests share: one thread per worker, the exported tiny network, and which tests are slow."""
 
 import os
+import shutil
 import sys
 
 # Before numpy and torch load: workers of pytest-xdist share the processor, and single threads are exact.
@@ -18,6 +19,8 @@ import numpy as np
 import pytest
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
     from export_world import World
     from object_storage import FaultProxy
 
@@ -59,15 +62,21 @@ GROUPS = {
 """Files that one worker runs, as what they share takes long to make: an exported network, forks of torch."""
 GROUP_OF = {name: group for group, names in GROUPS.items() for name in names}
 
+DEAREST = ("exported", "test_page", "forked", "test_security", "test_faults")
+"""Groups of a minute of work. They begin first, then files with slow tests, so that workers end together."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    groups = {}
     for item in items:
         if item.nodeid.removeprefix("tests/").startswith(SLOW):
             item.add_marker(pytest.mark.slow)
         # With --dist loadgroup a file stays on one worker, so that its fixtures are made once.
-        item.add_marker(pytest.mark.xdist_group(GROUP_OF.get(item.path.name, item.path.stem)))
-    long = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in long)  # long files first, so that workers end together
+        groups[item] = GROUP_OF.get(item.path.name, item.path.stem)
+        item.add_marker(pytest.mark.xdist_group(groups[item]))
+    rank = {group: number for number, group in enumerate(DEAREST)}
+    slow = {groups[item] for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (rank.get(groups[item], len(rank)), groups[item] not in slow))
 
 
 @pytest.fixture(autouse=True)
@@ -113,6 +122,22 @@ def proxy(object_storage: "FaultProxy", monkeypatch: pytest.MonkeyPatch) -> "Fau
     object_storage.faults.clear()
     object_storage.requests.clear()
     return object_storage
+
+
+@pytest.fixture(scope="module")
+def browser() -> "Iterator[Browser]":
+    """The system's Chromium."""
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("there is no Chromium")
+    api = pytest.importorskip("playwright.sync_api")
+    # Without its sandbox, which containers and root do not allow: it opens nothing but our pages.
+    options = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
+    with (
+        api.sync_playwright() as playwright,
+        playwright.chromium.launch(executable_path=chromium, args=options) as started,
+    ):
+        yield started
 
 
 class Server(SimpleHTTPRequestHandler):

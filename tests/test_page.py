@@ -4,6 +4,7 @@ import csv
 import gzip
 import hashlib
 import json
+import queue
 import re
 import shutil
 import subprocess
@@ -53,20 +54,6 @@ def runtime(model):
 @pytest.fixture(scope="module")
 def page_file(model, tmp_path_factory):
     return write_page(tmp_path_factory.mktemp("page") / "landcover.html", model)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if chromium is None:
-        pytest.skip("there is no Chromium")
-    api = pytest.importorskip("playwright.sync_api")
-    # Without its sandbox, which containers and root do not allow: it opens nothing but this page.
-    options = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
-    with api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium, args=options)
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")
@@ -502,17 +489,18 @@ def test_a_large_scene_is_read_again_where_the_view_is_close(empty, tmp_path):
     assert empty.text_content("#spoken")
 
 
+def serve(content):
+    """Serve a page in a thread and return its address."""
+    addresses = queue.Queue()
+    threading.Thread(target=serve_page, args=(content, addresses.put), daemon=True).start()
+    return addresses.get(timeout=10)
+
+
 @pytest.mark.browser
 def test_a_served_page_maps_with_threads(browser, page_file, tmp_path):
-    addresses = []
-    started = threading.Event()
-    ready = lambda address: (addresses.append(address), started.set())  # noqa: E731
-    content = page_file.read_text(encoding="utf-8")
-    threading.Thread(target=serve_page, args=(content, ready), daemon=True).start()
-    assert started.wait(10)
     with browser.new_page() as page:
         page.set_default_timeout(240_000)
-        page.goto(addresses[0])
+        page.goto(serve(page_file.read_text(encoding="utf-8")))
         page.wait_for_selector("body[data-ready=true]")
         assert page.evaluate("crossOriginIsolated")
         map_in_browser(page, png(tmp_path), 0.5)
@@ -760,55 +748,58 @@ def test_the_page_fits_every_width(empty, width, scheme):
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_state_is_accessible(browser, page_file, scheme, tmp_path):
+def test_every_state_is_accessible_in_both_schemes(browser, page_file, tmp_path):
     checker = SOURCES / "node_modules" / "axe-core" / "axe.min.js"
     if not checker.is_file():
         pytest.skip("axe-core is not installed (cd page; npm ci)")
-    context = browser.new_context(bypass_csp=True, color_scheme=scheme)  # for the checker alone
-    page = context.new_page()
-    page.set_default_timeout(240_000)
-    page.goto(page_file.as_uri())
-    page.wait_for_selector("body[data-ready=true]")
-
-    def violations():
+    found = {}
+    with browser.new_context(bypass_csp=True) as context:  # for the checker alone
+        page = context.new_page()
+        page.set_default_timeout(240_000)
+        page.goto(page_file.as_uri())
+        page.wait_for_selector("body[data-ready=true]")
         page.evaluate(f"{checker.read_text()};0")
-        return [f"{found['id']}: {found['help']}" for found in page.evaluate("axe.run()")["violations"]]
 
-    states = {"empty": violations()}
-    page.set_input_files("#files", str(write_tiff(tmp_path / "deep.tif", deep_pixels(), 1.1)))
-    page.wait_for_selector("#setup:not([hidden])")
-    page.click("#advanced summary")
-    states["values"] = violations()
-    page.set_input_files("#files", str(png(tmp_path)))
-    page.wait_for_selector("#scene-list li:nth-child(2) .pick:has-text('needs input')")
-    page.click("#scene-list li:nth-child(2) .pick")
-    page.click("#measure")
-    for x in (200, 300):
-        page.mouse.click(x, 300)
-    states["measured"] = violations()
-    page.fill("#gsd", "0.5")
-    page.click("#go")
-    page.wait_for_selector("#result:not([hidden])")
-    page.check("#swiping")
-    page.uncheck("#class-0")
-    states["mapped"] = violations()
-    page.set_viewport_size({"width": 360, "height": 740})
-    states["narrow"] = violations()
-    page.set_viewport_size({"width": 1280, "height": 720})
-    page.evaluate(
-        "for (const id of ['busy', 'warning', 'cancel']) document.getElementById(id).hidden = false"
-    )
-    page.evaluate("document.getElementById('warning').textContent = 'It is out of distribution.'")
-    states["busy"] = violations()
-    page.click("#about")
-    states["about"] = violations()
-    page.keyboard.press("Escape")
-    page.set_input_files("#files", [{"name": "bad.png", "mimeType": "image/png", "buffer": b"bad"}])
-    page.wait_for_selector("#messages:not(:empty)")
-    states["error"] = violations()
-    context.close()
-    assert not any(states.values()), states
+        def check(state):
+            """Only colours differ between the schemes."""
+            for scheme, rules in (("light", {}), ("dark", {"runOnly": ["color-contrast"]})):
+                page.emulate_media(color_scheme=scheme)
+                violations = page.evaluate("rules => axe.run(rules)", rules)["violations"]
+                found[state, scheme] = [f"{each['id']}: {each['help']}" for each in violations]
+
+        check("empty")
+        page.set_input_files("#files", str(write_tiff(tmp_path / "deep.tif", deep_pixels(), 1.1)))
+        page.wait_for_selector("#setup:not([hidden])")
+        page.click("#advanced summary")
+        check("values")
+        page.set_input_files("#files", str(png(tmp_path)))
+        page.wait_for_selector("#scene-list li:nth-child(2) .pick:has-text('needs input')")
+        page.click("#scene-list li:nth-child(2) .pick")
+        page.click("#measure")
+        for x in (200, 300):
+            page.mouse.click(x, 300)
+        check("measured")
+        page.fill("#gsd", "0.5")
+        page.click("#go")
+        page.wait_for_selector("#result:not([hidden])")
+        page.check("#swiping")
+        page.uncheck("#class-0")
+        check("mapped")
+        page.set_viewport_size({"width": 360, "height": 740})
+        check("narrow")
+        page.set_viewport_size({"width": 1280, "height": 720})
+        page.evaluate(
+            "for (const id of ['busy', 'warning', 'cancel']) document.getElementById(id).hidden = false;"
+            "document.getElementById('warning').textContent = 'It is out of distribution.'"
+        )
+        check("busy")
+        page.click("#about")
+        check("about")
+        page.keyboard.press("Escape")
+        page.set_input_files("#files", [{"name": "bad.png", "mimeType": "image/png", "buffer": b"bad"}])
+        page.wait_for_selector("#messages:not(:empty)")
+        check("error")
+    assert not any(found.values()), found
 
 
 @pytest.mark.browser
@@ -849,22 +840,14 @@ def test_a_model_that_would_fail_in_the_browser_makes_no_page(tmp_path):
 
 
 def test_a_served_page_has_the_headers_for_threads():
-    addresses = []
-    started = threading.Event()
-
-    def ready(address):
-        addresses.append(address)
-        started.set()
-
-    threading.Thread(target=serve_page, args=("<p>page</p>", ready), daemon=True).start()
-    assert started.wait(10)
-    assert addresses[0].startswith("http://127.0.0.1:")
-    with urllib.request.urlopen(addresses[0]) as answer:
+    address = serve("<p>page</p>")
+    assert address.startswith("http://127.0.0.1:")
+    with urllib.request.urlopen(address) as answer:
         assert answer.read() == b"<p>page</p>"
         assert answer.headers["Cross-Origin-Opener-Policy"] == "same-origin"
         assert answer.headers["Cross-Origin-Embedder-Policy"] == "require-corp"
     with pytest.raises(urllib.error.HTTPError):
-        urllib.request.urlopen(f"{addresses[0]}etc/passwd")
+        urllib.request.urlopen(f"{address}etc/passwd")
 
 
 def test_the_runtime_is_the_recorded_one():

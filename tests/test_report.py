@@ -2,7 +2,6 @@ import base64
 import io
 import json
 import re
-import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -640,49 +639,34 @@ def test_the_command_writes_the_page(tmp_path):
 
 
 @pytest.mark.browser
-def test_a_browser_shows_the_page_well_at_every_width_and_in_both_schemes(tmp_path):
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if chromium is None:
-        pytest.skip("there is no Chromium")
-    api = pytest.importorskip("playwright.sync_api")
-    curve_of = [(0.4 + 0.04 * i, 0.38 + 0.035 * i) for i in range(15)]
-    first = write_world(
-        tmp_path / "a",
-        images=12,
-        size=64,
-        calibration=bins(*curve_of),
-        model="a/long/path/without/any/space/" + "x" * 80,
-    )
+def test_a_browser_shows_the_page_well_at_every_width_and_in_both_schemes(browser, tmp_path):
+    calibration = bins(*((0.4 + 0.04 * i, 0.38 + 0.035 * i) for i in range(15)))
+    model = "a/long/path/without/any/space/" + "x" * 80
+    first = write_world(tmp_path / "a", images=12, size=64, calibration=calibration, model=model)
     second = write_world(tmp_path / "b", images=2, size=64, split="folders:validation")
-    out = report(
-        [write_run(tmp_path / "run"), first, second], tmp_path / "r.html", title="What a browser shows"
-    )
-    # Without its sandbox, which containers and root do not allow: it opens nothing but this page.
-    options = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=options)
-        for width, scheme in ((1440, "light"), (390, "light"), (320, "dark"), (1440, "dark")):
-            page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-            said = []
-            asked = []
-            page.on("console", lambda message, said=said: said.append(message.text))
-            page.on("pageerror", lambda error, said=said: said.append(str(error)))
-            page.on("request", lambda request, asked=asked: asked.append(request.url))
-            page.goto(out.as_uri())
-            assert said == []
-            assert [url for url in asked if not url.startswith("data:image/")] == [out.as_uri()]
-            assert page.evaluate("document.documentElement.scrollWidth") == width
-            for text in (
-                "What a browser shows",
-                "Comparison",
-                "Confusion matrix",
-                "Best and worst images",
-                "Training",
-            ):
-                assert page.get_by_role("heading", name=text).first.is_visible(), text
-            assert page.get_by_text(f"mIoU {100 * (read_evaluation(first).miou or 0):.1f}").first.is_visible()
-            assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
-            assert page.evaluate("document.images.length") == (6 + 2) * 4
-            assert page.locator(".plot svg .line").count() == 4 + 2 * len(SCORED) + 2
-            page.close()
-        browser.close()
+    inputs = [write_run(tmp_path / "run"), first, second]
+    out = report(inputs, tmp_path / "r.html", title="What a browser shows")
+    for width, scheme in ((1440, "light"), (390, "light"), (320, "dark"), (1440, "dark")):
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        said = []
+        asked = []
+        page.on("console", lambda message, said=said: said.append(message.text))
+        page.on("pageerror", lambda error, said=said: said.append(str(error)))
+        page.on("request", lambda request, asked=asked: asked.append(request.url))
+        page.goto(out.as_uri())
+        assert said == []
+        assert [url for url in asked if not url.startswith("data:image/")] == [out.as_uri()]
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        for text in (
+            "What a browser shows",
+            "Comparison",
+            "Confusion matrix",
+            "Best and worst images",
+            "Training",
+        ):
+            assert page.get_by_role("heading", name=text).first.is_visible(), text
+        assert page.get_by_text(f"mIoU {100 * (read_evaluation(first).miou or 0):.1f}").first.is_visible()
+        assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+        assert page.evaluate("document.images.length") == (6 + 2) * 4
+        assert page.locator(".plot svg .line").count() == 4 + 2 * len(SCORED) + 2
+        page.close()
