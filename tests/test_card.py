@@ -131,17 +131,13 @@ class TestRunFolder:
         assert "best.safetensors" in invoke("info", tmp_path).stdout
         assert model_digest(tmp_path) == model_digest(tmp_path / "best.safetensors")
 
-    def test_before_its_first_validation_has_no_model(self, tmp_path):
+    def test_without_a_best_model_is_an_error(self, tmp_path):
         """The checkpoint is none: it has no card, and its weights are not those that are scored."""
+        with pytest.raises(ModelError, match=r"contains no model.*best\.safetensors"):
+            read_model(tmp_path)
         save_model(tmp_path / "last.safetensors", {}, CARD)
         with pytest.raises(ModelError, match="no best model yet"):
             resolve_model(tmp_path)
-
-    def test_without_checkpoint_is_an_error(self, tmp_path):
-        with pytest.raises(ModelError, match=r"contains no model.*best\.safetensors"):
-            read_model(tmp_path)
-
-    def test_that_is_not_there_is_an_error(self, tmp_path):
         with pytest.raises(ModelError, match="There is no model"):
             read_model(tmp_path / "nowhere")
 
@@ -197,6 +193,11 @@ def test_a_file_cut_short_anywhere_is_an_error(model):
         ({"preprocessing": {"gsd": -1.0}}, r"preprocessing: .*-1\.0"),
         ({"preprocessing": {"gsd": 1.0, "band": 3}}, "unknown key 'preprocessing.band'.*bands"),
         ({"used_images": {"training": {"pixels": "AAAA"}}}, "used_images.training.pixels.*8 bytes"),
+        # The schema has them; a map that ignored them would be wrong.
+        ({"class_scale": [1.0] * 6}, "class_scale.* cannot apply.*Upgrade"),
+        ({"class_offset": [0.5] * 6}, "class_offset.* cannot apply.*Upgrade"),
+        # Red, green and blue would be read in their place.
+        ({"preprocessing": {"gsd": 1.0, "bands": ["nir", "red", "green"]}}, "band_indices"),
     ],
 )
 def test_a_card_that_does_not_fit_names_the_key(tmp_path, change, message):
@@ -205,22 +206,6 @@ def test_a_card_that_does_not_fit_names_the_key(tmp_path, change, message):
     with pytest.raises(ModelError, match=message) as caught:
         read_card(path)
     assert "bad.safetensors" in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"class_scale": [1.0] * 6},
-        {"class_offset": [0.5] * 6},
-    ],
-)
-def test_what_prediction_cannot_apply_yet_is_refused(tmp_path, change):
-    """The schema has it; a map that ignored it would be wrong."""
-    data = CARD.model_dump(mode="json") | change
-    path = with_metadata(tmp_path / "new.safetensors", {"landcover": json.dumps(data)})
-    key = next(iter(change))
-    with pytest.raises(ModelError, match=rf"{key}.* cannot apply.*Upgrade"):
-        read_card(path)
 
 
 def test_the_licence_may_be_spelled_license(tmp_path):
@@ -435,15 +420,6 @@ def test_a_file_that_is_not_an_exported_model_is_recognised(tmp_path, make, mess
     with pytest.raises(ModelError, match=message) as caught:
         read_card(path)
     assert "bad.onnx" in str(caught.value)
-
-
-def test_bands_without_numbers_are_refused(tmp_path):
-    """Red, green and blue would be read in their place."""
-    data = make_card().model_dump(mode="json")
-    data["preprocessing"] |= {"bands": ["nir", "red", "green"], "band_indices": []}
-    save_file({}, tmp_path / "m.safetensors", metadata={CARD_KEY: json.dumps(data)})
-    with pytest.raises(ModelError, match="band_indices"):
-        read_card(tmp_path / "m.safetensors")
 
 
 @pytest.mark.parametrize("version", [1, 2, 3])

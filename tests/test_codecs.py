@@ -399,19 +399,22 @@ def test_the_nodata_value_of_a_raster_is_nodata(tmp_path):
     np.testing.assert_array_equal(read_mask(path, DEEPGLOBE).index, np.where(index == 2, NODATA, index))
 
 
-def test_a_greyscale_picture_is_no_mask(tmp_path):
-    with pytest.raises(
-        MaskError, match=r"values that are not in the legend.*, and \d+ more.*greyscale picture"
-    ):
-        read_mask(save(tmp_path / "a.png", photo()[..., 0]), DEEPGLOBE)
-
-
-def test_indices_of_another_legend_are_told_by_their_values(tmp_path):
-    path = save(tmp_path / "a.png", np.array([[0, 6, 7, 200, 255]], np.uint8))
-    with pytest.raises(
-        MaskError, match=r"'deepglobe': 7, 200\. .*Expected indices 0 to 6, and 255.*--legend"
-    ):
-        read_mask(path, DEEPGLOBE)
+@pytest.mark.parametrize(
+    ("name", "pixels", "message"),
+    [
+        ("a.png", photo()[..., 0], r"values that are not in the legend.*, and \d+ more.*greyscale picture"),
+        (
+            "a.png",
+            np.array([[0, 6, 7, 200, 255]], np.uint8),
+            r"'deepglobe': 7, 200\. .*Expected indices 0 to 6, and 255.*--legend",
+        ),
+        ("a.jpg", class_index(), r"JPEG.*PNG"),
+    ],
+    ids=["greyscale picture", "indices of another legend", "indices in a JPEG"],
+)
+def test_one_band_that_is_not_indices_of_the_legend_is_refused(tmp_path, name, pixels, message):
+    with pytest.raises(MaskError, match=message):
+        read_mask(save(tmp_path / name, pixels), DEEPGLOBE)
 
 
 def test_greys_in_three_bands_are_indices_where_they_fit_and_else_no_mask(tmp_path):
@@ -431,11 +434,6 @@ def test_a_mask_of_black_and_white_classes_is_read(tmp_path):
     rgb[7:9] = 250
     index = read_mask(save(tmp_path / "a.png", rgb), DEEPGLOBE).index
     assert index[:, 0].tolist() == [6] * 5 + [5] * 15
-
-
-def test_indices_in_a_jpeg_are_refused(tmp_path):
-    with pytest.raises(MaskError, match=r"JPEG.*PNG"):
-        read_mask(save(tmp_path / "a.jpg", class_index()), DEEPGLOBE)
 
 
 @pytest.mark.parametrize("legend", [DEEPGLOBE, GLNET, MUTED, PARTIAL], ids=lambda legend: legend.name)

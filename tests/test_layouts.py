@@ -4,9 +4,11 @@ import os
 
 import numpy as np
 import pytest
+from affine import Affine
 from PIL import Image
 
 from datafolders import MINIATURES, image_of, truth_of, write_folder, write_image, write_mask
+from imagefiles import save_raster
 from landcover.data import open_dataset
 from landcover.data.folder import FolderDataset
 from landcover.data.layouts import discover
@@ -70,15 +72,15 @@ class TestGroundSampleDistance:
         only_train = open_dataset(tmp_path / "train")
         assert (only_train.layout, only_train.gsd) == ("pairs", None)
 
-    def test_tiles_of_another_size_are_not_the_tile_set(self, tmp_path):
-        write_folder(tmp_path, "restarting", size=(500, 512))
+    @pytest.mark.parametrize(
+        ("name", "size", "layout"), [("restarting", (500, 512), "pairs"), ("kaggle", (512, 512), "kaggle")]
+    )
+    def test_tiles_of_another_size_or_with_the_mirror_s_table_are_not_the_tile_set(
+        self, name, size, layout, tmp_path
+    ):
+        write_folder(tmp_path, name, size=size)
         dataset = open_dataset(tmp_path)
-        assert (dataset.layout, dataset.gsd) == ("pairs", None)
-
-    def test_the_mirror_is_told_from_the_tile_set_by_its_table(self, tmp_path):
-        write_folder(tmp_path, "kaggle", size=(512, 512))
-        dataset = open_dataset(tmp_path)
-        assert (dataset.layout, dataset.gsd) == ("kaggle", None)
+        assert (dataset.layout, dataset.gsd) == (layout, None)
 
     def test_full_size_pairs_without_a_folder_name_are_the_challenge_s(self, tmp_path):
         Image.new("RGB", FULL).save(tmp_path / "3484_sat.jpg")
@@ -88,14 +90,8 @@ class TestGroundSampleDistance:
 
     @staticmethod
     def _georeferenced(folder, name, gsd):
-        import rasterio
-
-        path = folder / f"{name}_sat.tif"
-        with rasterio.open(
-            path, "w", driver="GTiff", height=8, width=8, count=3, dtype="uint8",
-            crs="EPSG:28992", transform=rasterio.Affine(gsd, 0, 200_000, 0, -gsd, 500_000),
-        ) as raster:  # fmt: skip
-            raster.write(np.zeros((3, 8, 8), np.uint8))
+        place = {"crs": "EPSG:28992", "transform": Affine(gsd, 0, 200_000, 0, -gsd, 500_000)}
+        path = save_raster(folder / f"{name}_sat.tif", np.zeros((8, 8, 3), np.uint8), **place)
         write_mask(folder / f"{name}_mask.png", np.zeros((8, 8), np.uint8))
         return path
 
@@ -200,28 +196,25 @@ class TestPairs:
         mask = dataset.labels(dataset.items[0])
         assert (mask.off_palette, set(mask.index.ravel())) == (24 * 32, {DEEPGLOBE.unknown})
 
-    def test_duplicate_names_are_refused(self, tmp_path):
+    @pytest.mark.parametrize(
+        ("write", "name", "message"),
+        [
+            (write_image, "field_sat.tif", r"field_sat\.(png|tif) and .*field_sat\.(png|tif).*Rename"),
+            (write_mask, "field_label.png", "same key"),
+        ],
+    )
+    def test_two_images_or_masks_of_one_key_are_refused(self, write, name, message, tmp_path):
         write_folder(tmp_path, "pairs")
-        write_image(tmp_path / "field_sat.tif", image_of("x"))
-        with pytest.raises(DataError, match=r"field_sat\.(png|tif) and .*field_sat\.(png|tif).*Rename"):
+        write(tmp_path / name, image_of("x") if write is write_image else truth_of("x"))
+        with pytest.raises(DataError, match=message):
             open_dataset(tmp_path)
 
-    def test_two_masks_of_one_image_are_refused(self, tmp_path):
-        write_folder(tmp_path, "pairs")
-        write_mask(tmp_path / "field_label.png", truth_of("x"))
-        with pytest.raises(DataError, match="same key"):
-            open_dataset(tmp_path)
-
-    def test_hidden_files_and_archive_leftovers_are_passed_over(self, tmp_path):
+    def test_hidden_files_archive_leftovers_and_pipes_are_passed_over(self, tmp_path):
+        """Opening a pipe would wait for ever."""
         expected = write_folder(tmp_path, "challenge")
         for path in ("__MACOSX/land-train/119_sat.jpg", "land-train/._119_sat.jpg", ".cache/1_sat.jpg"):
             (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / path).write_bytes(b"")
-        assert len(open_dataset(tmp_path).items) == len(expected.images)
-
-    def test_pipes_are_passed_over(self, tmp_path):
-        """Opening one would wait for ever."""
-        expected = write_folder(tmp_path, "challenge")
         os.mkfifo(tmp_path / "land-train" / "0_sat.jpg")
         assert len(open_dataset(tmp_path).items) == len(expected.images)
 
@@ -277,18 +270,18 @@ class TestReading:
         with pytest.raises(UsageError, match="24 x 32"):
             dataset.read_image(dataset.items[0], Window(*window))
 
-    def test_sizes_that_differ_name_both_files(self, tmp_path):
-        write_folder(tmp_path, "pairs")
-        write_mask(tmp_path / "field_mask.png", truth_of("field", (24, 30)))
-        dataset = open_dataset(tmp_path)
-        with pytest.raises(DataError, match=r"field_mask.png is 24 x 30 .*field_sat.png 24 x 32"):
-            dataset.read_mask(dataset.items[0])
-
-    def test_an_item_without_mask_has_none_to_read(self, tmp_path):
-        write_folder(tmp_path, "kaggle")
-        dataset = open_dataset(tmp_path)
-        with pytest.raises(DataError, match=r"3_sat\.jpg has no mask"):
-            dataset.read_mask(dataset.items[0])
+    def test_masks_of_another_size_and_missing_ones_are_refused(self, tmp_path):
+        write_folder(tmp_path / "sizes", "pairs")
+        write_mask(tmp_path / "sizes/field_mask.png", truth_of("field", (24, 30)))
+        write_folder(tmp_path / "none", "kaggle")
+        messages = {
+            "sizes": r"field_mask.png is 24 x 30 .*field_sat.png 24 x 32",
+            "none": r"3_sat\.jpg has no mask",
+        }
+        for name, message in messages.items():
+            dataset = open_dataset(tmp_path / name)
+            with pytest.raises(DataError, match=message):
+                dataset.read_mask(dataset.items[0])
 
 
 class TestScenesTable:

@@ -143,22 +143,6 @@ def test_what_folds_over_itself_is_refused_and_what_touches_itself_is_not():
     assert shapely.area(reproject(np.array([touching], object), WGS84, UTM))[0] > 0
 
 
-def test_files_that_are_none(tmp_path):
-    with pytest.raises(DataError, match="does not exist"):
-        read_features(tmp_path / "none.gpkg", UTM)
-    for name, content in {"text.gpkg": b"no vectors", "cut.geojson": b'{"type": "FeatureColl'}.items():
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(DataError, match=rf"{name} (cannot be read as|is not) a .*vector file"):
-            read_features(tmp_path / name, UTM)
-
-
-def test_a_pipe_is_no_vector_file(tmp_path):
-    """Opening one would wait for ever."""
-    os.mkfifo(tmp_path / "pipe.gpkg")
-    with pytest.raises(DataError, match=r"pipe\.gpkg is a device or a pipe; expected a vector file"):
-        read_features(tmp_path / "pipe.gpkg", UTM)
-
-
 @pytest.mark.parametrize(
     "name", ["a!b", "a;b", "a?b", "a#b", "a'b\" c", "~a", ".a", "$a", "gpkg", "GPKG_a", "-"]
 )
@@ -175,14 +159,6 @@ def test_names_that_look_like_addresses(tmp_path, monkeypatch, name, suffix):
         assert len(read_features(path, UTM).geometries) == 5
 
 
-def test_a_damaged_geopackage_is_refused(tmp_path):
-    path = tmp_path / "cut.gpkg"
-    write_features(path, [(squares(500), attributes(500))], COLUMNS, UTM)
-    path.write_bytes(path.read_bytes()[:60_000])
-    with pytest.raises(DataError, match=r"cut\.gpkg"):
-        read_features(path, UTM)
-
-
 def test_layers_are_chosen_by_name(tmp_path):
     path = tmp_path / "two.gpkg"
     write_raw(path, [shapely.Point(1, 1)], layer="fields")
@@ -192,13 +168,6 @@ def test_layers_are_chosen_by_name(tmp_path):
     with pytest.raises(UsageError, match=r"no layer 'wood'\. Did you mean 'woods'"):
         read_features(path, UTM, layer="wood")
     assert read_features(path, UTM, layer="woods").kind == "polygon"
-
-
-def test_a_table_without_geometries(tmp_path):
-    path = tmp_path / "table.gpkg"
-    pyogrio.raw.write(path, None, [np.array([1])], ["a"], driver="GPKG")
-    with pytest.raises(DataError, match="table without geometries"):
-        read_features(path, UTM)
 
 
 ENDLESS = (
@@ -246,50 +215,55 @@ def test_changes_that_another_program_has_not_written_back(tmp_path):
         assert len(read_features(path, UTM).geometries) == 1
 
 
-def test_a_geopackage_that_sqlite_cannot_read_is_refused(tmp_path):
-    path = write_raw(tmp_path / "a.gpkg", squares(1))
-    with closing(sqlite3.connect(path)) as file:
+def write_cut(path):
+    write_features(path, [(squares(500), attributes(500))], COLUMNS, UTM)
+    path.write_bytes(path.read_bytes()[:60_000])
+
+
+def write_broken_schema(path):
+    with closing(sqlite3.connect(write_raw(path, squares(1)))) as file:
         file.execute("pragma writable_schema = 1")
         file.execute("update sqlite_master set sql = 'create' where name = 'gpkg_contents'")
         file.commit()
-    with pytest.raises(DataError, match=r"a\.gpkg cannot be read: malformed database schema.*Export"):
-        read_features(path, UTM)
 
 
-@pytest.mark.parametrize(
-    ("geometries", "message"),
-    [
-        ([shapely.LineString([(0, 0), (1, 1)])], "holds LineString; expected only polygons"),
-        ([shapely.box(0, 0, 1, 1), shapely.Point(0, 0)], "holds Point and Polygon"),
-        ([shapely.Point(0, 0), None], "1 of 2 features have no geometry.*number 2"),
-        ([shapely.Polygon()], "1 of 1 features have no geometry"),
-        (
-            [shapely.box(0, 0, 1, 1), shapely.Polygon([(0, 0), (1, 1), (1, 0), (0, 1)])],
-            r"1 of 2 features are invalid \(Self-intersection.*number 2",
-        ),
+BOX, BOW_TIE = shapely.box(0, 0, 1, 1), shapely.Polygon([(0, 0), (1, 1), (1, 0), (0, 1)])
+FAR = [shapely.Point(500_000, 5_700_000), shapely.Point(1e30, 1e30)]
+REFUSED = [
+    ("a.gpkg", lambda path: None, "does not exist"),
+    ("a.gpkg", lambda path: path.write_bytes(b"no vectors"), r"a\.gpkg (cannot be read|is not a)"),
+    ("a.geojson", lambda path: path.write_text('{"type": "Feat'), r"a\.geojson (cannot be read|is not)"),
+    # Opening a pipe would wait for ever.
+    ("a.gpkg", os.mkfifo, r"a\.gpkg is a device or a pipe; expected a vector file"),
+    ("a.gpkg", write_cut, r"a\.gpkg"),
+    ("a.gpkg", write_broken_schema, r"a\.gpkg cannot be read: malformed database schema.*Export"),
+    (
+        "a.gpkg",
+        lambda path: pyogrio.raw.write(path, None, [np.array([1])], ["a"], driver="GPKG"),
+        "table without geometries",
+    ),
+    ("a.gpkg", lambda path: write_features(path, [], COLUMNS, UTM), "no features in its layer 'a'"),
+    ("a.fgb", lambda path: write_raw(path, [shapely.Point(1, 1)], None), "does not declare the CRS"),
+    ("a.gpkg", lambda path: write_raw(path, FAR, "EPSG:32632"), r"a\.gpkg: The coordinates 1e\+30, 1e\+30 "),
+    *[
+        ("a.gpkg", lambda path, shapes=shapes: write_raw(path, shapes), message)
+        for shapes, message in (
+            ([shapely.LineString([(0, 0), (1, 1)])], "holds LineString; expected only polygons"),
+            ([BOX, shapely.Point(0, 0)], "holds Point and Polygon"),
+            ([shapely.Point(0, 0), None], "1 of 2 features have no geometry.*number 2"),
+            ([shapely.Polygon()], "1 of 1 features have no geometry"),
+            ([BOX, BOW_TIE], r"1 of 2 features are invalid \(Self-intersection.*number 2"),
+        )
     ],
-)
-def test_geometries_of_the_wrong_kind(tmp_path, geometries, message):
-    with pytest.raises(DataError, match=message):
-        read_features(write_raw(tmp_path / "bad.gpkg", geometries), UTM)
+]
 
 
 @pytest.mark.filterwarnings("ignore:'crs' was not provided")
-def test_a_file_without_crs(tmp_path):
-    with pytest.raises(DataError, match="does not declare the CRS"):
-        read_features(write_raw(tmp_path / "nowhere.fgb", [shapely.Point(1, 1)], None), UTM)
-
-
-def test_coordinates_that_do_not_exist_in_the_crs(tmp_path):
-    points = [shapely.Point(500_000, 5_700_000), shapely.Point(1e30, 1e30)]
-    with pytest.raises(DataError, match=r"far\.gpkg: The coordinates 1e\+30, 1e\+30 do not exist in"):
-        read_features(write_raw(tmp_path / "far.gpkg", points), WGS84)
-
-
-def test_an_empty_layer(tmp_path):
-    write_features(tmp_path / "empty.gpkg", [], COLUMNS, UTM)
-    with pytest.raises(DataError, match="no features in its layer 'empty'"):
-        read_features(tmp_path / "empty.gpkg", UTM)
+@pytest.mark.parametrize(("name", "write", "message"), REFUSED)
+def test_a_file_that_cannot_be_used_is_refused_with_the_reason(tmp_path, name, write, message):
+    write(tmp_path / name)
+    with pytest.raises(DataError, match=message):
+        read_features(tmp_path / name, UTM)
 
 
 def test_suffixes_that_cannot_be_written(tmp_path):
