@@ -95,32 +95,23 @@ def test_each_image_of_a_batch_has_its_own_colours():
     assert seen[1].amax(dim=(1, 2)).tolist() == [0, 0, 50]
 
 
-def test_a_third_of_a_turn_of_hue_swaps_the_primary_colours():
-    pixels = np.array([[200.0, 40, 10], [9, 9, 9]])
-    found = varied(pixels, Fixed(2 / 3, 0, 0, 0), AugmentConfig(hue=0.5))
-    np.testing.assert_allclose(found, np.roll(pixels, 1, axis=1), atol=1e-3)
+COLOUR, MEAN = np.array([30.0, 60, 90]), np.array([127.5, 102, 76.5])
 
 
-def test_without_saturation_all_is_grey():
-    found = varied(np.array([[30.0, 60, 90]]), Fixed(0, -1, 0, 0), AugmentConfig(saturation=1.0))
-    np.testing.assert_allclose(found, [[60, 60, 60]], atol=1e-3)
-
-
-def test_without_contrast_all_is_the_mean_colour():
-    found = varied(np.array([[30.0, 60, 90]]), Fixed(0, 0, -1, 0), AugmentConfig(contrast=1.0))
-    np.testing.assert_allclose(found, [[127.5, 102, 76.5]], atol=1e-3)
-
-
-def test_brightness_is_a_factor_and_comes_last():
-    config = AugmentConfig(brightness=0.5, contrast=0.5)
-    found = varied(np.array([[30.0, 60, 90]]), Fixed(0, 0, 1, 1), config)
-    mean = np.array([127.5, 102, 76.5])
-    np.testing.assert_allclose(found, [1.5 * (mean + 1.5 * (np.array([30, 60, 90]) - mean))], atol=1e-3)
-
-
-def test_a_gain_is_a_factor_of_each_channel():
-    found = varied(np.array([[30.0, 60, 90]]), Fixed(0, 0, 0, 0, 1, 0, -0.5), AugmentConfig(channel_gain=0.4))
-    np.testing.assert_allclose(found, [[1.4 * 30, 60, 0.8 * 90]], atol=1e-3)
+@pytest.mark.parametrize(
+    ("draws", "config", "expected"),
+    [
+        ((2 / 3,), {"hue": 0.5}, COLOUR[[2, 0, 1]]),  # a third of a turn swaps the primary colours
+        ((0, -1), {"saturation": 1.0}, [60, 60, 60]),  # grey
+        ((0, 0, -1), {"contrast": 1.0}, MEAN),
+        # Brightness is a factor and comes last.
+        ((0, 0, 1, 1), {"brightness": 0.5, "contrast": 0.5}, 1.5 * (MEAN + 1.5 * (COLOUR - MEAN))),
+        ((0, 0, 0, 0, 1, 0, -0.5), {"channel_gain": 0.4}, [1.4 * 30, 60, 0.8 * 90]),
+    ],
+)
+def test_variations_of_colour_by_hand(draws, config, expected):
+    found = varied(COLOUR[None], Fixed(*draws), AugmentConfig(**config))
+    np.testing.assert_allclose(found, [expected], atol=1e-3)
 
 
 def test_gains_are_drawn_for_each_crop_and_change_no_other_draw():

@@ -65,12 +65,15 @@ def test_water_and_snow_that_touch_an_edge_are_imagery():
     assert (fill.inside, fill.lines, fill.corners) == (Window(0, 0, 90, 110), (), ((255, 255, 255),))
 
 
-@pytest.mark.parametrize(("width", "rows"), [(127, 0), (128, 20)])
-def test_a_colour_along_a_short_edge_is_no_fill(width, rows):
-    """It may be water or a roof in a small image."""
-    coloured = noise(90, width)
-    coloured[:20] = 0, 255, 0
-    fill = find_fill(lambda w: np.moveaxis(coloured[w.slices], 2, 0), 90, width, 16)
+@pytest.mark.parametrize(
+    ("value", "depth", "width", "rows"),
+    [((0, 255, 0), 20, 127, 0), ((0, 255, 0), 20, 128, 20), (0, 5, 15, 0), (0, 5, 16, 5)],
+)
+def test_one_value_along_a_short_edge_is_no_fill(value, depth, width, rows):
+    """It may be water or a roof in a small image; of a colour more pixels are wanted."""
+    image = noise(90, width)
+    image[:depth] = value
+    fill = find_fill(lambda w: np.moveaxis(image[w.slices], 2, 0), 90, width, 16)
     assert fill.inside == Window(rows, 0, 90 - rows, width)
 
 
@@ -104,14 +107,6 @@ def test_labelled_ground_of_one_colour_is_kept_and_what_is_not_is_reported(tmp_p
     (note,) = verify(dataset).notes
     assert f"1 of 2 images, most of all images/1.{form}" in note
     assert "2.9 % of all pixels" in note
-
-
-@pytest.mark.parametrize(("width", "rows"), [(15, 0), (16, 5)])
-def test_short_rows_of_one_value_are_imagery(width, rows):
-    image = noise(90, width)
-    image[:5] = 0
-    fill = find_fill(lambda w: np.moveaxis(image[w.slices], 2, 0), 90, width, 16)
-    assert fill.inside == Window(rows, 0, 90 - rows, width)
 
 
 @pytest.mark.parametrize(
@@ -174,11 +169,16 @@ def test_corners_of_one_value_are_reported_and_not_in_percentiles(tmp_path, valu
         assert scene.read_rows(40, 90).image.std() > 50
 
 
-def test_declared_nodata_means_that_no_other_value_is_fill(tmp_path):
-    image = noise()
+@pytest.mark.parametrize("declared", ["nodata value", "alpha"])
+def test_where_anything_is_declared_no_other_value_is_fill(tmp_path, declared):
+    image, valid = noise(), np.ones((90, 110), bool)
     image[:30] = 7
-    with open_scene(save_raster(tmp_path / "a.tif", image, place=True, nodata=0)) as scene:
-        assert valid_of(scene).all()
+    options = {"nodata": 0}
+    if declared == "alpha":
+        valid[40:60, 40:60] = False
+        image, options = np.dstack([image, valid * np.uint8(255)]), {"photometric": "rgb", "alpha": "yes"}
+    with open_scene(save_raster(tmp_path / "a.tif", image, place=True, **options)) as scene:
+        assert np.array_equal(valid_of(scene), valid)
 
 
 def test_a_nodata_value_of_zero_is_declared(tmp_path):
@@ -344,12 +344,3 @@ def test_an_alpha_of_255_everywhere_hides_no_fill(tmp_path, form):
         _, found, notes = read_picture(save(tmp_path / "a.png", image), max_pixels=10**6)
     assert np.array_equal(found, expected)
     assert any("30 at the top" in note for note in notes)
-
-
-def test_a_transparent_pixel_declares_the_rest_as_imagery(tmp_path):
-    image = np.dstack([noise(), np.full((90, 110), 255, np.uint8)])
-    image[:30, :, :3] = 7
-    image[40:60, 40:60, 3] = 0
-    path = save_raster(tmp_path / "a.tif", image, place=True, photometric="rgb", alpha="yes")
-    with open_scene(path) as scene:
-        assert np.array_equal(valid_of(scene), image[..., 3] > 0)

@@ -74,12 +74,9 @@ def test_no_answer_from_the_edge_of_a_window_counts(total, window):
 
 
 @pytest.mark.parametrize(("window", "overlap"), [(64, 64), (64, 65), (64, -1), (0, 0), (-8, 0)])
-def test_impossible_overlaps_are_refused(window, overlap):
+def test_impossible_overlaps_and_an_empty_axis_are_refused(window, overlap):
     with pytest.raises(UsageError, match=rf"{window} px cannot overlap by {overlap} px"):
         spans(100, window, overlap)
-
-
-def test_an_empty_axis_is_refused():
     with pytest.raises(UsageError, match="axis of 0 positions"):
         spans(0, 64, 16)
 
@@ -263,15 +260,11 @@ def test_impossible_options_are_refused_whatever_the_image(side):
         predict_index(ColourRuntime(), image, gsd=-1)
 
 
-def test_damaged_weights_make_no_map():
+@pytest.mark.parametrize("gsd", [10.1, 1e9, 1e308])
+def test_imagery_in_which_nothing_can_be_seen_and_damaged_weights_make_no_map(gsd):
+    image = np.zeros((100, 100, 3), np.uint8)
+    with pytest.raises(ImageError, match="pass --gsd"):
+        predict_index(ColourRuntime(), image, gsd=gsd)
     for broken in (float("nan"), float("inf")):
         with pytest.raises(ModelError, match="NaN"):
-            predict_index(
-                ConstantRuntime((broken, 0.2, 0.3, 0.15, 0.05, 0.2)), np.zeros((40, 40, 3), np.uint8)
-            )
-
-
-@pytest.mark.parametrize("gsd", [10.1, 1e9, 1e308])
-def test_imagery_in_which_nothing_can_be_seen_is_refused(gsd):
-    with pytest.raises(ImageError, match="pass --gsd"):
-        predict_index(ColourRuntime(), np.zeros((100, 100, 3), np.uint8), gsd=gsd)
+            predict_index(ConstantRuntime((broken, 0.2, 0.3, 0.15, 0.05, 0.2)), image)

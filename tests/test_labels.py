@@ -211,14 +211,6 @@ def test_values_that_fit_are_read_where_the_colours_are_not_the_legends(tmp_path
     np.testing.assert_array_equal(open_dataset(root).read_mask(open_dataset(root).items[0]), OWN)
 
 
-def test_values_that_contradict_their_colours_are_refused(tmp_path):
-    image = Image.fromarray(OWN.astype(np.uint8), "P")
-    image.putpalette([*THREE.classes[1].colour, 1, 1, 1, 2, 2, 2])  # entry 0 has the colour of class 1
-    image.save(tmp_path / "a.png")
-    with pytest.raises(MaskError, match=r"\(1, 1, 1\)"):
-        read_mask(tmp_path / "a.png", THREE, max_off_palette=0.01)
-
-
 def test_one_limit_on_off_palette_pixels_holds_for_each_verb(tmp_path):
     mask = DEEPGLOBE.colours[OWN].copy()
     mask[0, : SIZE // 2] = (255, 0, 0)  # 1.6 %
@@ -296,32 +288,23 @@ def test_world_files_of_two_places_are_refused(tmp_path):
         ("tif", {"compress": "zstd"}, True),
         ("jp2", {"driver": "JP2OpenJPEG", "quality": "10"}, False),
         ("jp2", {"driver": "JP2OpenJPEG", "quality": "100", "reversible": "YES"}, True),
+        ("webp", {"lossless": False}, False),
+        ("webp", {"lossless": True}, True),
     ],
 )
 def test_masks_with_lossy_compression_are_refused(tmp_path, suffix, options, is_read):
     root = folder_of(tmp_path, {"0": OWN}, THREE)
     (root / "masks/0.png").unlink()
-    save_tif(root / f"masks/0.{suffix}", OWN.astype(np.uint8), **options)
+    if suffix == "webp":
+        Image.fromarray(THREE.colours[OWN]).save(root / "masks/0.webp", **options)
+    else:
+        save_tif(root / f"masks/0.{suffix}", OWN.astype(np.uint8), **options)
     dataset = open_dataset(root)
     if is_read:
         np.testing.assert_array_equal(dataset.read_mask(dataset.items[0]), OWN)
     else:
-        with pytest.raises(MaskError, match="lossy compression"):
+        with pytest.raises(MaskError, match="WebP" if suffix == "webp" else "lossy compression"):
             dataset.labels(dataset.items[0])
-
-
-def test_a_lossy_webp_is_refused_and_a_lossless_one_is_read(tmp_path):
-    for lossless in (True, False):
-        path = tmp_path / "masks/a.webp"
-        path.parent.mkdir(exist_ok=True)
-        Image.fromarray(DEEPGLOBE.colours[OWN]).save(path, lossless=lossless)
-        save(tmp_path / "images/a.png", DUBAI[OWN])
-        dataset = open_dataset(tmp_path, legend=DEEPGLOBE)
-        if lossless:
-            np.testing.assert_array_equal(dataset.read_mask(dataset.items[0]), OWN)
-        else:
-            with pytest.raises(MaskError, match="WebP"):
-                dataset.labels(dataset.items[0])
 
 
 @pytest.mark.parametrize(
@@ -338,19 +321,31 @@ def test_bands_that_are_not_colours_are_refused(tmp_path, pixels, words):
         read_mask(save(tmp_path / "a.png", pixels), DEEPGLOBE, max_off_palette=0.01)
 
 
-def test_a_palette_that_is_not_the_legends_is_not_rounded_to_its_colours(tmp_path):
+def palette(*colours):
     image = Image.fromarray(OWN.astype(np.uint8), "P")
-    image.putpalette([0, 0, 0, 0, 128, 0, 128, 128, 0])  # as rounded: unknown, forest, agriculture
-    image.save(tmp_path / "a.png")
-    with pytest.raises(MaskError, match=r"\(0, 128, 0\)"):
-        read_mask(tmp_path / "a.png", DEEPGLOBE, max_off_palette=0.01)
+    image.putpalette([value for colour in colours for value in colour])
+    return image
 
 
-def test_a_mask_of_several_pages_is_refused(tmp_path):
-    pages = [Image.fromarray(np.uint8(OWN)) for _ in range(2)]
-    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
-    with pytest.raises(MaskError, match="2 images"):
-        read_mask(tmp_path / "a.tif", THREE)
+def pages():
+    return Image.fromarray(np.uint8(OWN))
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "options", "legend", "words"),
+    [
+        # Entry 0 has the colour of class 1.
+        ("a.png", palette(THREE.classes[1].colour, (1, 1, 1), (2, 2, 2)), {}, THREE, r"\(1, 1, 1\)"),
+        # As rounded: unknown, forest, agriculture.
+        ("a.png", palette((0, 0, 0), (0, 128, 0), (128, 128, 0)), {}, DEEPGLOBE, r"\(0, 128, 0\)"),
+        ("a.tif", pages(), {"save_all": True, "append_images": [pages()]}, THREE, "2 images"),
+    ],
+    ids=["values that contradict their colours", "a palette of another legend", "two pages"],
+)
+def test_masks_of_two_meanings_are_refused(tmp_path, name, image, options, legend, words):
+    image.save(tmp_path / name, **options)
+    with pytest.raises(MaskError, match=words):
+        read_mask(tmp_path / name, legend, max_off_palette=0.01)
 
 
 @pytest.mark.parametrize("suffix", ["bmp", "gif"])
@@ -443,12 +438,9 @@ def test_evaluate_reports_what_is_not_scored(tmp_path):
     assert report.miou_present == 1
 
 
-def test_an_option_of_one_value_is_given_once(tmp_path):
+def test_options_of_the_command_line_are_checked(tmp_path):
     assert re.search("--gsd.* 2 times", refusal("verify", tmp_path, "--gsd", 1, "--gsd", 2))
     invoke("train", "--show-config", "--set", "steps=3", "--set", "minutes=null")
-
-
-def test_a_setting_without_its_section_is_suggested():
     assert "optimiser.learning_rate" in refusal("train", "--show-config", "--set", "learning_rate=1")
 
 
@@ -500,18 +492,19 @@ def test_images_and_masks_are_paired_by_words_or_content(tmp_path, name):
     assert image.format(p="train", i="01").rpartition("/")[2] in verify(tmp_path, legend=THREE).pairing
 
 
-@pytest.mark.parametrize("folders", [("before", "after", "mask"), ("A", "B", "label")])
-def test_two_images_for_a_mask_are_not_guessed(tmp_path, folders):
-    for folder in folders:
-        save(tmp_path / folder / "1.png", OWN)
-    with pytest.raises(DataError, match=r"landcover\.yaml"):
-        open_dataset(tmp_path, legend=THREE)
-
-
-def test_predictions_beside_labels_are_not_images(tmp_path):
-    save(tmp_path / "predictions/1.png", OWN)
-    save(tmp_path / "labels/1.png", OWN)
-    with pytest.raises(DataError, match=r"landcover\.yaml"):
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        (["before/1.png", "after/1.png", "mask/1.png"], r"landcover\.yaml"),  # two images for a mask
+        (["A/1.png", "B/1.png", "label/1.png"], r"landcover\.yaml"),
+        (["predictions/1.png", "labels/1.png"], r"landcover\.yaml"),  # predictions beside labels
+        (["images/a.jpg", "masks/a.jpg"], "JPEG"),
+    ],
+)
+def test_what_is_not_image_and_mask_is_not_guessed(tmp_path, paths, message):
+    for path in paths:
+        save(tmp_path / path, OWN)
+    with pytest.raises(DataError, match=message):
         open_dataset(tmp_path, legend=THREE)
 
 
@@ -596,13 +589,6 @@ def test_where_nothing_is_paired_the_names_are_asked_for(tmp_path, caplog):
     caplog.clear()
     invoke("verify", tmp_path, status=1)
     assert "landcover.yaml" not in caplog.text.rpartition("ERROR")[2]
-
-
-def test_masks_in_jpeg_are_refused_by_name(tmp_path):
-    save(tmp_path / "images/a.jpg", np.full((SIZE, SIZE, 3), 9))
-    save(tmp_path / "masks/a.jpg", OWN)
-    with pytest.raises(DataError, match="JPEG"):
-        open_dataset(tmp_path, legend=THREE)
 
 
 def test_images_of_a_data_folder_are_found_without_its_masks(tmp_path):

@@ -18,11 +18,8 @@ TERMS = ("ce", "focal", "dice", "lovasz")
 
 
 def configured(*names, **options):
-    return build_loss(
-        from_mapping(LossConfig, {"terms": [{"name": name} for name in names], **options}, "test"),
-        CLASSES,
-        CPU,
-    )
+    data = {"terms": [{"name": name} for name in names], **options}
+    return build_loss(from_mapping(LossConfig, data, "test"), CLASSES, CPU)
 
 
 def sample(seed, classes=6, size=(2, 8, 10), ignored=0.3):
@@ -159,13 +156,7 @@ def test_gradients_are_those_of_finite_differences(name):
 
 def test_a_sum_is_weighted():
     logits, target = sample(6)
-    both = build_loss(
-        from_mapping(
-            LossConfig, {"terms": [{"name": "ce", "weight": 2}, {"name": "dice", "weight": 0.5}]}, "t"
-        ),
-        CLASSES,
-        CPU,
-    )
+    both = configured(terms=[{"name": "ce", "weight": 2}, {"name": "dice", "weight": 0.5}])
     expected = 2 * configured("ce")(logits, target) + 0.5 * configured("dice")(logits, target)
     assert float(both(logits, target)) == pytest.approx(float(expected), rel=1e-6)
 
@@ -190,13 +181,11 @@ def test_small_logits_meet_the_pixels_nearest_to_their_centres(stride):
     assert truth.tolist() == expected
 
 
-def test_logits_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="do not fit"):
-        labelled_pixels(torch.zeros(1, 6, 5, 5), torch.zeros(1, 12, 12, dtype=torch.uint8))
-    with pytest.raises(ValueError, match="do not fit"):
-        labelled_pixels(torch.zeros(1, 6, 8, 8), torch.zeros(1, 4, 4, dtype=torch.uint8))
-
-
-def test_a_weight_for_no_class_names_the_nearest():
+def test_logits_and_weights_that_do_not_fit_are_refused():
+    for side, labelled in ((5, 12), (8, 4)):
+        with pytest.raises(ValueError, match="do not fit"):
+            labelled_pixels(
+                torch.zeros(1, 6, side, side), torch.zeros(1, labelled, labelled, dtype=torch.uint8)
+            )
     with pytest.raises(ConfigError, match=r"'watr'.*'water'"):
         configured("ce", class_weights={"watr": 2.0})

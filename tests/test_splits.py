@@ -133,15 +133,6 @@ class TestFolders:
         dataset = listed(["train/a", "val/b"], unlabelled=["test/c", "train/d"])
         assert keys_of(split(dataset, "folders")) == {"train": ["train/a"], "val": ["val/b"]}
 
-    def test_no_parts(self):
-        with pytest.raises(SplitError, match="kfold"):
-            split(listed(["a", "b"]), "folders")
-
-    @pytest.mark.parametrize("name", ["folders", "all", "kfold-2@0", "glnet"])
-    def test_images_without_masks_cannot_be_split(self, name):
-        with pytest.raises(SplitError, match="2 images and no masks"):
-            split(listed([], unlabelled=["train/a", "train/b"]), name)
-
 
 class TestGLNet:
     def test_the_lists_are_those_published(self):
@@ -189,24 +180,6 @@ class TestRandom:
         parts = keys_of(split(listed(TILES), "random-30-10@0"))
         assert sorted(parts["train"] + parts["val"]) == TILES[:40]
 
-    @pytest.mark.parametrize(
-        ("name", "message"),
-        [
-            ("random-30-11@0", "has 40"),
-            ("random-723-80@0", "has 40"),
-            ("random-0-40@0", "is empty"),
-            ("kfold-5@5", "Fold 5 of 5 .*0 to 4"),
-            ("scenes-k5@5", "Fold 5 of 5 .*0 to 4"),
-            ("kfold-1@0", "choose 2 to 40"),
-            ("scenes-k1@0", "choose 2 to 40"),
-            ("scenes-k41@0", "choose 2 to 40"),
-        ],
-    )
-    def test_numbers_that_do_not_fit_are_refused(self, name, message):
-        scenes = {key: SceneTile(key, 0, 0) for key in TILES}
-        with pytest.raises(SplitError, match=message):
-            split(listed(TILES, scenes=scenes), name)
-
 
 class TestFolds:
     @given(count=st.integers(2, 40), folds=st.integers(2, 9))
@@ -245,15 +218,6 @@ class TestSceneFolds:
         pixels = {str(key): np.array(count, np.int64) for key, count in enumerate(counts)}
         scene_of = dict(zip("01234567", "abcdefff", strict=True))
         assert scene_folds(pixels, scene_of, 3) == [["5", "6", "7"], ["0", "2", "4"], ["1", "3"]]
-
-    def test_without_a_table(self):
-        with pytest.raises(SplitError, match=r"no scenes\.csv"):
-            split(listed(TILES), "scenes-k5@0")
-
-    def test_an_item_without_a_scene(self):
-        scenes = {key: tile for key, tile in SCENES.items() if key != "train/0003"}
-        with pytest.raises(SplitError, match="train/0003"):
-            split(listed(TILES, scenes=scenes), "scenes-k5@0")
 
     def test_folds_do_not_depend_on_where_counts_come_from(self, tmp_path):
         """Counts are decoded from masks; the same names with counts made up in memory give the same folds."""
@@ -296,19 +260,6 @@ class TestDevelopment:
         assert sum(map(len, places)) == len(sizes)
         assert parts["test"] == keys_of(split(dataset, f"scenes-k{folds}@{fold}"))["val"]
         assert parts["val"] == keys_of(split(dataset, f"scenes-k{folds}@{development}"))["val"]
-
-    @pytest.mark.parametrize(
-        ("name", "message"),
-        [
-            ("scenes-k5@2,2", "such as scenes-k5@2,0"),
-            ("scenes-k2@0,1", "no training data; use 3"),
-            ("scenes-k5@0,5", "Fold 5 of 5"),
-            ("scenes-k11@0,1", "choose 2 to 10"),
-        ],
-    )
-    def test_folds_that_cannot_be(self, name, message):
-        with pytest.raises(SplitError, match=message):
-            split(listed(TILES, scenes=SCENES), name)
 
     def test_who_names_no_part_is_not_led_to_the_test(self):
         with pytest.raises(SplitError, match=r"train, val, test.*'scenes-k5@0,1:val'"):
@@ -418,30 +369,66 @@ class TestFilesOfIds:
         assert keys_of(split(dataset, name)) == {"train": ["a", "c d"], "val": ["b"]}
         assert [item.key for item in select(dataset, f"{name}:val")] == ["b"]
 
-    def test_absent_items_are_listed(self, tmp_path):
-        dataset = listed(["a"], unlabelled=["u"])
-        with pytest.raises(SplitError, match=r"lists 3 items .*: x1, u, x2"):
-            split(dataset, self._write(tmp_path, "a\nx1\nu\nx2\n"))
+    @pytest.mark.parametrize(
+        ("keys", "content", "message"),
+        [
+            (["a"], b"a\nx1\nu\nx2\n", r"lists 3 items .*: x1, u, x2"),
+            (["train/0000", "validation/0000"], b"0000\n", r"train/0000, validation/0000. Use the key"),
+            (["a", "b"], b"a\ttrain\nb\ttrain\na\tval\n", r"'a' is in two subsets .*train, val"),
+            (["a"], b"", "lists no items"),
+            (["a"], b"\n\n", "lists no items"),
+            (["a"], b"\x89PNG\r\n\xff\xfe\x00", "expected a list of ids"),
+        ],
+    )
+    def test_lists_that_do_not_fit_are_refused(self, keys, content, message, tmp_path):
+        (tmp_path / "list.txt").write_bytes(content)
+        with pytest.raises(SplitError, match=message):
+            split(listed(keys, unlabelled=["u"]), str(tmp_path / "list.txt"))
 
-    def test_an_ambiguous_id_is_refused(self, tmp_path):
-        dataset = listed(["train/0000", "validation/0000"])
-        with pytest.raises(SplitError, match=r"train/0000, validation/0000. Use the key"):
-            split(dataset, self._write(tmp_path, "0000\n"))
 
-    def test_an_item_in_two_parts_is_refused(self, tmp_path):
-        with pytest.raises(SplitError, match=r"'a' is in two subsets .*train, val"):
-            split(listed(["a", "b"]), self._write(tmp_path, "a\ttrain\nb\ttrain\na\tval\n"))
+ONE_EACH = {key: SceneTile(key, 0, 0) for key in TILES}
+REFUSED = [
+    (listed(["a", "b"]), {"folders": "kfold"}),
+    (
+        listed([], unlabelled=["train/a", "train/b"]),
+        dict.fromkeys(["folders", "all", "kfold-2@0", "glnet"], "2 images and no masks"),
+    ),
+    (
+        listed(TILES, scenes=ONE_EACH),
+        {
+            "random-30-11@0": "has 40",
+            "random-723-80@0": "has 40",
+            "random-0-40@0": "is empty",
+            "kfold-5@5": "Fold 5 of 5 .*0 to 4",
+            "scenes-k5@5": "Fold 5 of 5 .*0 to 4",
+            "kfold-1@0": "choose 2 to 40",
+            "scenes-k1@0": "choose 2 to 40",
+            "scenes-k41@0": "choose 2 to 40",
+        },
+    ),
+    (listed(TILES), {"scenes-k5@0": r"no scenes\.csv"}),
+    (
+        listed(TILES, scenes={key: tile for key, tile in SCENES.items() if key != "train/0003"}),
+        {"scenes-k5@0": "train/0003"},
+    ),
+    (
+        listed(TILES, scenes=SCENES),
+        {
+            "scenes-k5@2,2": "such as scenes-k5@2,0",
+            "scenes-k2@0,1": "no training data; use 3",
+            "scenes-k5@0,5": "Fold 5 of 5",
+            "scenes-k11@0,1": "choose 2 to 10",
+        },
+    ),
+]
 
-    @pytest.mark.parametrize("text", ["", "\n\n"])
-    def test_an_empty_list_is_refused(self, text, tmp_path):
-        with pytest.raises(SplitError, match="lists no items"):
-            split(listed(["a"]), self._write(tmp_path, text))
 
-    def test_a_picture_is_no_list(self, tmp_path):
-        path = tmp_path / "x.png"
-        path.write_bytes(b"\x89PNG\r\n\xff\xfe\x00")
-        with pytest.raises(SplitError, match="expected a list of ids"):
-            split(listed(["a"]), str(path))
+@pytest.mark.parametrize(
+    ("dataset", "name", "message"), [(data, *case) for data, cases in REFUSED for case in cases.items()]
+)
+def test_splits_that_do_not_fit_the_data_are_refused(dataset, name, message):
+    with pytest.raises(SplitError, match=message):
+        split(dataset, name)
 
 
 def test_description_counts_items_scenes_and_classes(tmp_path):
