@@ -1,8 +1,10 @@
 """Small pictures and masks in every format, whole and broken, for the tests of whatever reads files."""
 
+import json
 import struct
 import warnings
 import zlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,53 @@ def save_raster(path: Path, bands: np.ndarray[Any, Any], *, place: bool = False,
                 raster.colorinterp = more["colorinterp"]
             if more["mask"] is not None:
                 raster.write_mask(more["mask"])
+    return path
+
+
+def grid_place(row: float, col: float, size: float = 0.5, crs: CRS = UTM) -> dict[str, Any]:
+    """Return where a raster lies whose first pixel is a pixel of the grid of ``PLACE``."""
+    return {"crs": crs, "transform": Affine(size, 0, 500_000 + col / 2, 0, -size, 5_700_000 - row / 2)}
+
+
+def save_parts(
+    folder: Path, image: UInt8Array, windows: Iterable[tuple[int, int, int, int]], **profile: Any
+) -> Path:
+    """Write parts of an image, (row, column, height, width), to ``0.tif``, ``1.tif`` ... in their places."""
+    for number, (row, col, height, width) in enumerate(windows):
+        part = image[row : row + height, col : col + width]
+        save_raster(folder / f"{number}.tif", part, **grid_place(row, col), **profile)
+    return folder
+
+
+def save_polygons(path: Path, rings: Mapping[str | None, Any], crs: str | None = "EPSG::32631") -> Path:
+    """Write GeoJSON of polygons by their ``name``: open rings, or what has the interface of geometries."""
+    features = [
+        {
+            "type": "Feature",
+            "properties": {"name": name},
+            "geometry": getattr(ring, "__geo_interface__", None)
+            or {"type": "Polygon", "coordinates": [[*ring, ring[0]]]},
+        }
+        for name, ring in rings.items()
+    ]
+    named = {"crs": {"type": "name", "properties": {"name": f"urn:ogc:def:crs:{crs}"}}} if crs else {}
+    path.write_text(json.dumps({"type": "FeatureCollection", **named, "features": features}))
+    return path
+
+
+def read_band(path: Path) -> np.ndarray[Any, Any]:
+    """Return the first band of a raster."""
+    with rasterio.open(path) as source:
+        return source.read(1)  # type: ignore[no-any-return]
+
+
+def spoil_block(path: Path, row: int, col: int) -> Path:
+    """Overwrite the beginning of a block of a tiled and compressed GeoTIFF, of its first band."""
+    with rasterio.open(path) as source:
+        offset = int(source.get_tag_item(f"BLOCK_OFFSET_{col}_{row}", "TIFF", bidx=1))
+    content = bytearray(path.read_bytes())
+    content[offset : offset + 40] = b"\xff" * 40
+    path.write_bytes(content)
     return path
 
 

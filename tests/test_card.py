@@ -197,7 +197,10 @@ def test_a_file_cut_short_anywhere_is_an_error(model):
         ({"class_scale": [1.0] * 6}, "class_scale.* cannot apply.*Upgrade"),
         ({"class_offset": [0.5] * 6}, "class_offset.* cannot apply.*Upgrade"),
         # Red, green and blue would be read in their place.
-        ({"preprocessing": {"gsd": 1.0, "bands": ["nir", "red", "green"]}}, "band_indices"),
+        (
+            {"preprocessing": {"gsd": 1.0, "bands": ["nir", "red", "green"], "band_indices": []}},
+            "band_indices",
+        ),
     ],
 )
 def test_a_card_that_does_not_fit_names_the_key(tmp_path, change, message):

@@ -1,7 +1,5 @@
 """Vector files as they come: several layers, metres as degrees, longitudes beyond 180, swapped axes."""
 
-import json
-
 import numpy as np
 import pyogrio
 import pytest
@@ -12,7 +10,7 @@ from rasterio.crs import CRS
 from rasterio.warp import transform
 
 from fake_runtime import ColourRuntime, make_card
-from imagefiles import UTM, photo, save_raster
+from imagefiles import UTM, photo, save_polygons, save_raster
 from landcover.errors import DataError, UsageError
 from landcover.evaluation.assessment import assess
 from landcover.inference import PredictOptions, predict
@@ -31,20 +29,8 @@ def scene(tmp_path):
     return save_raster(tmp_path / "scene.tif", photo(100, 120), place=True)
 
 
-def geojson(path, *polygons, crs=None):
-    features = [
-        {
-            "type": "Feature",
-            "properties": {"name": str(n)},
-            "geometry": json.loads(shapely.to_geojson(polygon)),
-        }
-        for n, polygon in enumerate(polygons)
-    ]
-    content = {"type": "FeatureCollection", "features": features}
-    if crs is not None:
-        content["crs"] = {"type": "name", "properties": {"name": crs}}
-    path.write_text(json.dumps(content))
-    return path
+def geojson(path, polygon, crs=None):
+    return save_polygons(path, {"0": polygon}, crs)
 
 
 def box_in(crs, box=BOX, source=UTM):
@@ -98,7 +84,7 @@ def test_swapped_axes_are_refused_with_the_command(scene, tmp_path):
     swapped = shapely.transform(box_in(4326), lambda p: p[:, ::-1])
     path = geojson(tmp_path / "degrees.geojson", swapped)
     metres = shapely.transform(shapely.box(*BOX), lambda p: p[:, ::-1])
-    other = geojson(tmp_path / "metres.geojson", metres, crs="urn:ogc:def:crs:EPSG::32631")
+    other = geojson(tmp_path / "metres.geojson", metres, crs="EPSG::32631")
     for options in ({"aoi": path}, {"zones": path}, {"aoi": other}, {"zones": other}):
         assert "-swapxy" in failure(scene, tmp_path / "maps", **options)
     far = geojson(tmp_path / "far.geojson", shapely.box(1, 2, 3, 4))
@@ -127,7 +113,7 @@ def across(request, tmp_path):
 def test_areas_across_the_antimeridian(across, tmp_path, how):
     scene, box = across
     if how == "utm":
-        path = geojson(tmp_path / "a.geojson", shapely.box(*box), crs="urn:ogc:def:crs:EPSG::32760")
+        path = geojson(tmp_path / "a.geojson", shapely.box(*box), crs="EPSG::32760")
     else:
         polygon = box_in(4326, box, CRS.from_epsg(32760))
         beyond = shapely.transform(polygon, lambda p: p + [360, 0] * (p < 0)[:, :1])

@@ -1,6 +1,5 @@
 """Pixel sizes and areas, against integrals that know nothing of the closed form and a geodesic polygon."""
 
-import json
 from itertools import pairwise
 
 import numpy as np
@@ -8,9 +7,9 @@ import pytest
 from affine import Affine
 from PIL import Image
 from rasterio.crs import CRS
-from shapely.geometry import box, mapping
+from shapely import box
 
-from imagefiles import save_raster
+from imagefiles import save_polygons, save_raster
 from landcover.legend import DEEPGLOBE, NODATA
 from landcover.raster import Georeference, ground_sample_distance, pixel_size, read_georeference, row_areas
 from landcover.raster.zonal import ClassAreas
@@ -203,17 +202,11 @@ def test_zones_report_what_of_them_is_covered(tmp_path):
     """A zone inside, one of which a fortieth is on the map, and one over nodata; the oracle is by hand."""
     place = Georeference(CRS.from_epsg(32631), Affine(0.5, 0, 500_000, 0, -0.5, 5_700_000))
     boxes = {"inside": (20, 20, 120, 120), "outside": (290, 20, 690, 120), "empty": (0, 180, 20, 200)}
-    features = [
-        {
-            "type": "Feature",
-            "properties": {"name": name},
-            "geometry": mapping(box(5e5 + left, 5.7e6 - bottom, 5e5 + right, 5.7e6 - top)),
-        }
+    rings = {
+        name: box(5e5 + left, 5.7e6 - bottom, 5e5 + right, 5.7e6 - top)
         for name, (left, top, right, bottom) in boxes.items()
-    ]
-    crs = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32631"}}
-    text = json.dumps({"type": "FeatureCollection", "crs": crs, "features": features})
-    (tmp_path / "zones.geojson").write_text(text)
+    }
+    save_polygons(tmp_path / "zones.geojson", rings)
     index = np.zeros((400, 600), np.uint8)
     index[380:] = NODATA
     areas = ClassAreas(DEEPGLOBE, np.full(400, 0.25))

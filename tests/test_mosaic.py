@@ -1,6 +1,5 @@
 """Files of one grid mapped as one mosaic, and ground of several maps counted once."""
 
-import json
 import os
 
 import numpy as np
@@ -11,7 +10,7 @@ from rasterio.crs import CRS
 from rasterio.warp import Resampling, reproject
 
 from fake_runtime import ColourRuntime, ContextRuntime, make_card
-from imagefiles import PLACE, UTM, photo, save_raster
+from imagefiles import PLACE, UTM, grid_place, photo, read_band, save_parts, save_polygons, save_raster
 from landcover.errors import DataError, ImageError, OutputError, UsageError
 from landcover.inference import PredictOptions, predict
 from landcover.inference.plan import open_imagery, plan
@@ -23,28 +22,11 @@ HEIGHT, WIDTH = 200, 260
 CARD = {"card": make_card(gsd=0.5, window_px=64, overlap_px=16)}
 
 
-def at(row, col, crs=UTM, size=0.5):
-    return {"crs": crs, "transform": Affine(size, 0, 500_000 + col / 2, 0, -size, 5_700_000 - row / 2)}
-
-
-def cut(folder, image, windows, **profile):
-    folder.mkdir(exist_ok=True)
-    for number, (row, col, height, width) in enumerate(windows):
-        part = image[row : row + height, col : col + width]
-        save_raster(folder / f"{number}.tif", part, **at(row, col), **profile)
-    return folder
-
-
-def read(path):
-    with rasterio.open(path) as source:
-        return source.read(1)
-
-
 def test_a_mosaic_is_the_map_of_the_whole_scene(tmp_path):
     image = photo(HEIGHT, WIDTH)
     save_raster(tmp_path / "whole.tif", image, place=True)
     windows = [(0, 0, 110, 130), (0, 130, 110, 130), (110, 0, 90, 130), (90, 100, 110, 160)]
-    cut(tmp_path / "parts", image, windows)
+    save_parts(tmp_path / "parts", image, windows)
     runtime, options = ContextRuntime(**CARD), {"window_px": 64}
     predict([tmp_path / "whole.tif"], runtime, tmp_path / "maps", PredictOptions(**options))
     target = tmp_path / "all.tif"
@@ -59,7 +41,7 @@ def test_a_mosaic_is_the_map_of_the_whole_scene(tmp_path):
     predict(
         [tmp_path / "parts"], runtime, None, PredictOptions(mosaic=tmp_path / "box.tif", bbox=box, **options)
     )
-    assert np.array_equal(read(tmp_path / "box.tif"), read(target)[40:140, 40:180])
+    assert np.array_equal(read_band(tmp_path / "box.tif"), read_band(target)[40:140, 40:180])
 
 
 def test_the_first_file_with_imagery_counts(tmp_path):
@@ -73,7 +55,7 @@ def test_the_first_file_with_imagery_counts(tmp_path):
     for number, (image, (row, col)) in enumerate(zip(images, corners, strict=True)):
         hole = rng.random((60, 80)) < 0.3
         image[hole] = 0
-        save_raster(folder / f"{number}.tif", image, nodata=0, **at(row, col))
+        save_raster(folder / f"{number}.tif", image, nodata=0, **grid_place(row, col))
         part = slice(row, row + 60), slice(col, col + 80)
         free = ~valid[part] & ~hole
         expected[part][free] = image[free]
@@ -95,7 +77,7 @@ def test_a_later_map_shows_where_the_first_has_no_data():
 
 def test_percentiles_are_those_of_all_files(tmp_path):
     image = (photo(100, 120).astype(np.uint16) * 9) + 40
-    cut(tmp_path / "parts", image, [(0, 0, 100, 60), (0, 60, 100, 60)])
+    save_parts(tmp_path / "parts", image, [(0, 0, 100, 60), (0, 60, 100, 60)])
     options = PredictOptions(scaling="percentile", mosaic=tmp_path / "m.tif")
     (task,) = plan([tmp_path / "parts"], tmp_path, options, model_gsd=0.5)
     low, high = np.percentile(image, (2, 98))
@@ -136,7 +118,7 @@ def test_usage(tmp_path):
 
 
 def test_all_files_belong_to_the_identity(tmp_path):
-    cut(tmp_path / "parts", photo(60, 80), [(0, 0, 60, 40), (0, 40, 60, 40)])
+    save_parts(tmp_path / "parts", photo(60, 80), [(0, 0, 60, 40), (0, 40, 60, 40)])
     from landcover.inference.scene import Inputs
 
     options = PredictOptions(mosaic=tmp_path / "m.tif")
@@ -149,7 +131,7 @@ def test_all_files_belong_to_the_identity(tmp_path):
     assert digest() == before
     os.utime(tmp_path / "parts" / "1.tif", ns=(1, 1))  # the same content at another time
     assert digest() == before
-    save_raster(tmp_path / "parts" / "1.tif", photo(60, 40, 2), **at(0, 40))
+    save_raster(tmp_path / "parts" / "1.tif", photo(60, 40, 2), **grid_place(0, 40))
     changed = digest()
     assert changed != before
     (tmp_path / "parts" / "1.tif").unlink()
@@ -161,21 +143,13 @@ def test_all_files_belong_to_the_identity(tmp_path):
 
 def test_ground_of_several_maps_counts_once(tmp_path):
     image = photo(120, 160)
-    cut(tmp_path / "parts", image, [(0, 0, 120, 100), (0, 60, 120, 100)])
+    save_parts(tmp_path / "parts", image, [(0, 0, 120, 100), (0, 60, 120, 100)])
     zone = [[500_020, 5_699_950], [500_070, 5_699_950], [500_070, 5_699_990], [500_020, 5_699_990]]
-    crs = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32631"}}
-    feature = {
-        "type": "Feature",
-        "properties": {},
-        "geometry": {"type": "Polygon", "coordinates": [zone + zone[:1]]},
-    }
-    (tmp_path / "z.geojson").write_text(
-        json.dumps({"type": "FeatureCollection", "crs": crs, "features": [feature]})
-    )
+    save_polygons(tmp_path / "z.geojson", {None: zone})
     options = PredictOptions(zones=tmp_path / "z.geojson")
     result = predict([tmp_path / "parts"], ColourRuntime(**CARD), tmp_path / "maps", options)
     assert sum(area.pixels for area in result.areas) == 120 * 160
-    first, second = (read(tmp_path / "maps" / f"{number}_mask.tif") for number in (0, 1))
+    first, second = (read_band(tmp_path / "maps" / f"{number}_mask.tif") for number in (0, 1))
     whole = np.concatenate([first, second[:, 40:]], axis=1)
     for area in result.areas:
         index = DEEPGLOBE.names.index(area.name)

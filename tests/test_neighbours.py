@@ -13,7 +13,7 @@ from rasterio.crs import CRS
 
 from fake_runtime import ContextRuntime, make_card
 from fleet_world import MODEL
-from imagefiles import UTM, photo, save_raster
+from imagefiles import UTM, grid_place, photo, read_band, save_parts, save_raster
 from landcover.errors import OutputError
 from landcover.inference import PredictOptions, predict
 from landcover.inference.plan import open_imagery, plan
@@ -26,22 +26,6 @@ HEIGHT, WIDTH = 200, 260
 WINDOW = 64
 PARTS = [(0, 0, 110, 130), (0, 130, 110, 130), (110, 0, 90, 130), (90, 100, 110, 160)]
 CARD = {"card": make_card(gsd=0.5, window_px=WINDOW, overlap_px=16)}
-
-
-def place_of(row, col, size=0.5, crs=UTM):
-    return {"crs": crs, "transform": Affine(size, 0, 500_000 + col / 2, 0, -size, 5_700_000 - row / 2)}
-
-
-def cut(folder, image, windows=PARTS, **profile):
-    for number, (row, col, height, width) in enumerate(windows):
-        part = image[row : row + height, col : col + width]
-        save_raster(folder / f"{number}.tif", part, **place_of(row, col), **profile)
-    return folder
-
-
-def read(path):
-    with rasterio.open(path) as source:
-        return source.read(1)
 
 
 def maps_of(folder, out, runtime=None, **options):
@@ -59,10 +43,10 @@ def tasks_of(folder, **options):
 @pytest.mark.parametrize("gsd", [None, 0.33, 0.3505, 0.6])
 def test_the_map_of_each_file_is_that_of_the_whole_scene(tmp_path, window_px, gsd):
     image = photo(HEIGHT, WIDTH)
-    save_raster(tmp_path / "whole.tif", image, **place_of(0, 0))
-    cut(tmp_path / "parts", image)
+    save_raster(tmp_path / "whole.tif", image, **grid_place(0, 0))
+    save_parts(tmp_path / "parts", image, PARTS)
     maps_of(tmp_path / "whole.tif", tmp_path / "maps", window_px=window_px, gsd=gsd)
-    whole = read(tmp_path / "maps/whole_mask.tif")
+    whole = read_band(tmp_path / "maps/whole_mask.tif")
     maps_of(tmp_path / "parts", tmp_path / "maps", window_px=window_px, gsd=gsd, confidence=True)
     maps_of(tmp_path / "parts", tmp_path / "alone", window_px=window_px, gsd=gsd, context=False)
     alone = 0
@@ -73,7 +57,7 @@ def test_the_map_of_each_file_is_that_of_the_whole_scene(tmp_path, window_px, gs
         with rasterio.open(tmp_path / f"maps/{number}_mask.tif") as mapped:
             assert np.array_equal(mapped.read(1), expected)
             assert (mapped.crs, mapped.transform, mapped.shape) == place
-        alone += np.count_nonzero(read(tmp_path / f"alone/{number}_mask.tif") != expected)
+        alone += np.count_nonzero(read_band(tmp_path / f"alone/{number}_mask.tif") != expected)
     assert alone
 
 
@@ -99,24 +83,24 @@ def test_the_scale_is_that_of_the_whole_scene(tmp_path, crs):
 def test_a_box_of_a_file_and_its_own_nodata(tmp_path):
     image = photo(HEIGHT, WIDTH)
     image[:30, 100:160] = 0
-    cut(tmp_path / "parts", image, PARTS[:2], nodata=0)
-    save_raster(tmp_path / "parts/9.tif", np.full((60, 80, 3), 90, np.uint8), **place_of(0, 90), nodata=0)
+    save_parts(tmp_path / "parts", image, PARTS[:2], nodata=0)
+    save_raster(tmp_path / "parts/9.tif", np.full((60, 80, 3), 90, np.uint8), **grid_place(0, 90), nodata=0)
     maps_of(tmp_path / "parts", tmp_path / "maps")
-    first, second = (read(tmp_path / f"maps/{number}_mask.tif") for number in (0, 1))
+    first, second = (read_band(tmp_path / f"maps/{number}_mask.tif") for number in (0, 1))
     assert np.array_equal(first == NODATA, (image[:110, :130] == 0).all(axis=2))  # not completed by 9.tif
     assert np.array_equal(second == NODATA, (image[:110, 130:] == 0).all(axis=2))
     box = (500_070.0, 5_699_950.0, 500_090.0, 5_699_970.0)  # within the second file
     maps_of(tmp_path / "parts/1.tif", tmp_path / "one", bbox=box)
     result = predict([tmp_path / "parts"], ContextRuntime(**CARD), tmp_path / "box", PredictOptions(bbox=box))
     assert [made.task.map.name for made in result.maps] == ["1_mask.tif", "9_mask.tif"][: len(result.maps)]
-    boxed = read(tmp_path / "box/1_mask.tif")
+    boxed = read_band(tmp_path / "box/1_mask.tif")
     assert np.array_equal(boxed, second[60:100, 10:50])
-    assert not np.array_equal(boxed, read(tmp_path / "one/1_mask.tif"))  # 1.tif alone
+    assert not np.array_equal(boxed, read_band(tmp_path / "one/1_mask.tif"))  # 1.tif alone
 
 
 def test_neighbours_belong_to_the_identity_of_a_map(tmp_path):
     image = photo(HEIGHT, WIDTH)
-    cut(tmp_path / "parts", image)
+    save_parts(tmp_path / "parts", image, PARTS)
     names = [f"{number}_mask.tif" for number in range(4)]
 
     def digests(tag, **options):
@@ -134,7 +118,7 @@ def test_neighbours_belong_to_the_identity_of_a_map(tmp_path):
     assert digests(CONTEXT) == before
     maps_of(tmp_path / "parts", tmp_path / "maps", MODEL)
     assert resumed() == [[], names]
-    save_raster(tmp_path / "parts/4.tif", image[:20, :20], **place_of(0, WIDTH))
+    save_raster(tmp_path / "parts/4.tif", image[:20, :20], **grid_place(0, WIDTH))
     assert not set(digests(CONTEXT)) & set(before)
     assert digests(WORK)[:4] == work
     assert resumed() == [[*names, "4_mask.tif"], []]
@@ -144,21 +128,21 @@ def test_neighbours_belong_to_the_identity_of_a_map(tmp_path):
     for options in ({"views": 2}, {"fill": "keep"}, {"overlap_px": 8}):
         with pytest.raises(OutputError, match=r"0_mask\.tif was made"):
             resumed(**options)
-    save_raster(tmp_path / "parts/3.tif", photo(110, 160, 2), **place_of(90, 100))
+    save_raster(tmp_path / "parts/3.tif", photo(110, 160, 2), **grid_place(90, 100))
     with pytest.raises(OutputError, match=r"3_mask\.tif was made"):
         resumed()
 
 
 def test_files_that_are_not_context(tmp_path, caplog):
     image = photo(HEIGHT, WIDTH)
-    folder = cut(tmp_path / "parts", image, [(0, 0, 100, 100)])
+    folder = save_parts(tmp_path / "parts", image, [(0, 0, 100, 100)])
     others = {
-        "far.tif": (image[:50, :50], place_of(0, 101)),
-        "shifted.tif": (image[:50, :50], place_of(0, 100.3)),
-        "coarse.tif": (image[:50, :50], place_of(0, 100, 0.6)),
-        "crs.tif": (image[:50, :50], place_of(0, 100, crs=CRS.from_epsg(32632))),
-        "grey.tif": (image[:50, :50, 0], place_of(0, 100)),
-        "deep.tif": (image[:50, :50].astype(np.uint16), place_of(0, 100)),
+        "far.tif": (image[:50, :50], grid_place(0, 101)),
+        "shifted.tif": (image[:50, :50], grid_place(0, 100.3)),
+        "coarse.tif": (image[:50, :50], grid_place(0, 100, 0.6)),
+        "crs.tif": (image[:50, :50], grid_place(0, 100, crs=CRS.from_epsg(32632))),
+        "grey.tif": (image[:50, :50, 0], grid_place(0, 100)),
+        "deep.tif": (image[:50, :50].astype(np.uint16), grid_place(0, 100)),
     }
     for name, (pixels, place) in others.items():
         save_raster(folder / name, pixels, **place)
@@ -167,7 +151,7 @@ def test_files_that_are_not_context(tmp_path, caplog):
     assert len(tasks) == 7
     assert all(task.mosaic is None for task in tasks.values())
     assert not caplog.text
-    save_raster(folder / "beside.tif", image[:50, :50], **place_of(100, 0))
+    save_raster(folder / "beside.tif", image[:50, :50], **grid_place(100, 0))
     with caplog.at_level(logging.INFO):
         tasks = tasks_of(folder)
     found = {name: task.mosaic for name, task in tasks.items() if task.mosaic is not None}
@@ -182,7 +166,7 @@ def test_files_that_are_not_context(tmp_path, caplog):
 @pytest.mark.parametrize("box", [(0, 0, 100, 100), (20, 30, 40, 50), (0, 40, 100, 100)])
 def test_images_of_two_dates_are_not_mixed(tmp_path, caplog, box):
     image = photo(HEIGHT, WIDTH)
-    folder = cut(tmp_path / "parts", image, [(0, 0, 100, 100), (0, 100, 100, 50), box])
+    folder = save_parts(tmp_path / "parts", image, [(0, 0, 100, 100), (0, 100, 100, 50), box])
     assert all(task.mosaic is None for task in tasks_of(folder).values())
     assert "3 of 3 images adjoin or overlap others where ground is shown twice" in caplog.text
 
@@ -190,7 +174,7 @@ def test_images_of_two_dates_are_not_mixed(tmp_path, caplog, box):
 def test_files_of_several_folders_are_context_but_not_those_of_two_dates(tmp_path, caplog):
     image, parts = photo(HEIGHT, WIDTH), [(0, 0, 100, 100), (0, 100, 100, 100), (100, 0, 100, 100)]
     for number, window in enumerate(parts):
-        cut(tmp_path / f"scenes/tile{number}", image, [window])
+        save_parts(tmp_path / f"scenes/tile{number}", image, [window])
     found = plan([tmp_path / "scenes"], tmp_path, PredictOptions(), model_gsd=0.5, window_px=WINDOW)
     assert [[file.parent.name for file in task.files] for task in found] == [
         ["tile0", "tile1", "tile2"],
@@ -198,9 +182,9 @@ def test_files_of_several_folders_are_context_but_not_those_of_two_dates(tmp_pat
         ["tile2", "tile0", "tile1"],
     ]
     for number in (1, 2):
-        cut(tmp_path / f"dates/2020/{number}", image, parts[:number])
-    cut(tmp_path / "dates/2021", photo(HEIGHT, WIDTH, 2), parts[:2])
-    cut(tmp_path / "dates/2022", photo(HEIGHT, WIDTH, 3), [*parts[:2], parts[0]])
+        save_parts(tmp_path / f"dates/2020/{number}", image, parts[:number])
+    save_parts(tmp_path / "dates/2021", photo(HEIGHT, WIDTH, 2), parts[:2])
+    save_parts(tmp_path / "dates/2022", photo(HEIGHT, WIDTH, 3), [*parts[:2], parts[0]])
     caplog.clear()
     found = plan([tmp_path / "dates"], tmp_path, PredictOptions(), model_gsd=0.5, window_px=WINDOW)
     joined = {str(task.map.parent.relative_to(tmp_path)): len(task.files) for task in found}
@@ -238,14 +222,14 @@ def test_files_on_many_grids_have_neighbours():
 def test_files_with_many_others_in_reach_are_mapped_alone(tmp_path, caplog):
     image = photo(90, 90)
     windows = [(10 * row, 10 * col, 10, 10) for row in range(9) for col in range(9)]
-    tasks = tasks_of(cut(tmp_path / "parts", image, windows), window_px=128)
+    tasks = tasks_of(save_parts(tmp_path / "parts", image, windows), window_px=128)
     assert all(task.mosaic is None for task in tasks.values())
     assert "81 of 81 images have 64 or more others in reach" in caplog.text
 
 
 def test_an_origin_beyond_all_bounds_is_no_neighbour(tmp_path):
     image = photo(HEIGHT, WIDTH)
-    folder = cut(tmp_path / "parts", image, PARTS[:2])
+    folder = save_parts(tmp_path / "parts", image, PARTS[:2])
     far = {"crs": UTM, "transform": Affine(0.5, 0, 1e300, 0, -0.5, 1e300)}
     save_raster(folder / "9.tif", image[:50, :50], **far)
     assert [task.mosaic is None for task in tasks_of(folder).values()] == [False, False, True]
@@ -253,7 +237,8 @@ def test_an_origin_beyond_all_bounds_is_no_neighbour(tmp_path):
 
 def test_a_damaged_neighbour_is_left_out_and_named(tmp_path):
     image = photo(HEIGHT, WIDTH)
-    cut(tmp_path / "parts", image, PARTS[:2], compress="deflate", tiled=True, blockxsize=64, blockysize=64)
+    tiles = {"compress": "deflate", "tiled": True, "blockxsize": 64, "blockysize": 64}
+    save_parts(tmp_path / "parts", image, PARTS[:2], **tiles)
     content = bytearray((tmp_path / "parts/1.tif").read_bytes())
     content[3000:3040] = bytes(40)
     (tmp_path / "parts/1.tif").write_bytes(content)
@@ -279,7 +264,7 @@ def test_a_damaged_neighbour_is_left_out_and_named(tmp_path):
         assert str(tmp_path / "parts/1.tif") not in note
     (tmp_path / "other").mkdir()
     (tmp_path / "parts/1.tif").rename(tmp_path / "other/0.tif")
-    save_raster(tmp_path / "other/0.tif", image[:110, 130:], **place_of(0, 130))
+    save_raster(tmp_path / "other/0.tif", image[:110, 130:], **grid_place(0, 130))
     task = plan([tmp_path], tmp_path / "maps", PredictOptions(), model_gsd=0.5, window_px=WINDOW)[-1]
     (tmp_path / "other/0.tif").write_bytes(b"II*\0" + bytes(100))
     with open_imagery(task, PredictOptions(), 0.5) as imagery:
@@ -290,7 +275,7 @@ def test_a_damaged_neighbour_is_left_out_and_named(tmp_path):
 def test_percentiles_are_those_of_the_file_itself(tmp_path):
     image = photo(110, 260).astype(np.uint16) * 9
     image[:, 130:] += 3000
-    cut(tmp_path / "parts", image, PARTS[:2])
+    save_parts(tmp_path / "parts", image, PARTS[:2])
     options = PredictOptions(scaling="percentile")
     for name, own in {"0_mask.tif": image[:, :130], "1_mask.tif": image[:, 130:]}.items():
         low, high = np.percentile(own, (2, 98))
@@ -349,7 +334,7 @@ def test_files_are_joined_as_by_comparing_all_pairs(tmp_path, seed):
 
 
 def test_a_file_without_permission_costs_one_scene(tmp_path, monkeypatch):
-    folder = cut(tmp_path / "parts", photo(HEIGHT, WIDTH), PARTS[:2])
+    folder = save_parts(tmp_path / "parts", photo(HEIGHT, WIDTH), PARTS[:2])
     original = Path.open
 
     def refuse(path, *how, **options):

@@ -25,7 +25,7 @@ from rasterio.windows import Window
 
 import landcover as lc
 from fake_runtime import make_card
-from imagefiles import save_raster
+from imagefiles import read_band, save_raster
 from landcover.data.synthetic import make_scene
 from landcover.errors import ModelError, OutputError
 from landcover.model.card import read_card, resolve_model
@@ -389,8 +389,7 @@ def test_a_format_is_read_as_predict_reads_it(empty, runtime, name, tmp_path):
     chosen = lc.PredictOptions(map_format="tif", **options)
     (made,) = lc.predict([file], runtime, tmp_path / "out", chosen).maps
     (expected,) = (tmp_path / "out").glob("*.tif")
-    with rasterio.open(save(empty, "tif", tmp_path / "map.tif")) as own, rasterio.open(expected) as other:
-        index, reference = own.read(1), other.read(1)
+    index, reference = read_band(save(empty, "tif", tmp_path / "map.tif")), read_band(expected)
     noted = re.findall(NOTED, " ".join(made.notes))
     assert re.findall(NOTED, empty.text_content("#facts")) == noted
     assert bool(noted) == bool(re.match("frame|coast|deep-|sparse|infrared|opaque", name))
@@ -429,11 +428,9 @@ def test_a_model_of_other_bands_values_and_views_has_its_own_map(browser, tmp_pa
         page.wait_for_selector("#messages:not(:empty)")
         assert "nir, red, green" in page.text_content("#messages")
         map_in_browser(page, file)
-        with rasterio.open(save(page, "tif", tmp_path / "map.tif")) as made:
-            index = made.read(1)
+        index = read_band(save(page, "tif", tmp_path / "map.tif"))
     lc.predict([file], own_model, tmp_path / "out", lc.PredictOptions(map_format="tif"))
-    with rasterio.open(tmp_path / "out" / "deep_mask.tif") as made:
-        reference = made.read(1)
+    reference = read_band(tmp_path / "out" / "deep_mask.tif")
     assert np.array_equal(index == NODATA, reference == NODATA)
     assert len(np.unique(reference)) > 2
     assert np.mean(index == reference) >= 0.999
@@ -450,8 +447,7 @@ def test_firefox_makes_the_same_map(page_file, model, tmp_path):
     assert found["errors"] == []
     assert not [url for url in found["requests"] if not url.startswith(("file:", "blob:", "data:"))]
     lc.predict([file], model, tmp_path / "out", lc.PredictOptions(gsd=0.7, map_format="tif"))
-    with rasterio.open(tmp_path / "out" / "scene_mask.tif") as made:
-        counts = np.bincount(made.read(1).ravel(), minlength=len(found["rows"]))
+    counts = np.bincount(read_band(tmp_path / "out" / "scene_mask.tif").ravel(), minlength=len(found["rows"]))
     for (_, share, _, hectares), pixels in zip(found["rows"], counts, strict=False):
         assert float(share) == pytest.approx(100 * pixels / counts.sum(), abs=0.1)
         assert float(hectares) == pytest.approx(pixels * 0.7**2 / 1e4, abs=0.02)
@@ -509,8 +505,7 @@ def test_a_served_page_maps_with_threads(browser, page_file, tmp_path):
 @pytest.mark.browser
 def test_small_regions_and_areas_are_those_of_the_library(empty, tmp_path):
     map_in_browser(empty, tiff_with_holes(tmp_path))
-    with rasterio.open(save(empty, "tif", tmp_path / "raw.tif")) as file:
-        raw = file.read(1)
+    raw = read_band(save(empty, "tif", tmp_path / "raw.tif"))
     empty.fill("#region", "14")
     (pixels,) = re.findall(r"^under (\d+) px", empty.text_content("#region-value"))
     expected = remove_small_regions(raw, int(pixels))
@@ -753,7 +748,7 @@ def test_every_state_is_accessible_in_both_schemes(browser, page_file, tmp_path)
     if not checker.is_file():
         pytest.skip("axe-core is not installed (cd page; npm ci)")
     found = {}
-    with browser.new_context(bypass_csp=True) as context:  # for the checker alone
+    with browser.new_context(bypass_csp=True, reduced_motion="reduce") as context:
         page = context.new_page()
         page.set_default_timeout(240_000)
         page.goto(page_file.as_uri())
@@ -761,7 +756,7 @@ def test_every_state_is_accessible_in_both_schemes(browser, page_file, tmp_path)
         page.evaluate(f"{checker.read_text()};0")
 
         def check(state):
-            """Only colours differ between the schemes."""
+            """Only colours differ between the schemes; without motion they change at once."""
             for scheme, rules in (("light", {}), ("dark", {"runOnly": ["color-contrast"]})):
                 page.emulate_media(color_scheme=scheme)
                 violations = page.evaluate("rules => axe.run(rules)", rules)["violations"]

@@ -14,7 +14,7 @@ from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 
-from imagefiles import UTM, photo, save, save_palette, save_raster
+from imagefiles import UTM, photo, save, save_palette, save_raster, spoil_block
 from landcover.errors import DataError, ImageError, MissingExtraError, UsageError
 from landcover.legend import DEEPGLOBE
 from landcover.raster import (
@@ -534,20 +534,11 @@ def test_areas_that_miss_the_scene_print_both_extents(tmp_path):
         open_scene(path, aoi=tmp_path / "missing.gpkg")
 
 
-def damage(path, row, col):
-    """Overwrite a block of a deflated GeoTIFF, in all its bands."""
-    with rasterio.open(path) as source:
-        offset = int(source.get_tag_item(f"BLOCK_OFFSET_{col}_{row}", "TIFF", bidx=1))
-    data = bytearray(path.read_bytes())
-    data[offset : offset + 40] = b"\xff" * 40
-    path.write_bytes(data)
-
-
 @pytest.mark.parametrize("rows", [25, 150])
 def test_a_damaged_block_is_a_hole_that_is_told_of(tmp_path, rows):
     bands = rgb()
     path = write(tmp_path / "a.tif", bands, compress="deflate", interleave="pixel")
-    damage(path, 1, 1)
+    spoil_block(path, 1, 1)
     expected = np.ones((150, 170), bool)
     expected[64:128, 64:128] = False
     with open_scene(path) as scene:
@@ -566,7 +557,7 @@ def test_a_damaged_block_is_a_hole_that_is_told_of(tmp_path, rows):
 
 def test_a_strict_scene_stops_at_damage(tmp_path):
     path = write(tmp_path / "a.tif", rgb(), compress="deflate", interleave="pixel")
-    damage(path, 1, 1)
+    spoil_block(path, 1, 1)
     with open_scene(path, strict=True) as scene:
         scene.read_rows(0, 64)
         with pytest.raises(ImageError, match=r"cannot be read as a raster.*copy it again"):

@@ -18,7 +18,7 @@ from rasterio.crs import CRS
 
 from commands import invoke, refusal
 from fake_runtime import ColourRuntime, ContextRuntime, make_card
-from imagefiles import save_raster
+from imagefiles import read_band, save_polygons, save_raster, spoil_block
 from landcover import _gdal
 from landcover.errors import OutputError, UsageError
 from landcover.inference import PredictOptions, predict
@@ -51,11 +51,6 @@ def run_file(path, out, runtime=RUNTIME, **options):
         return predict([path], model, out, chosen)
 
 
-def read(path):
-    with rasterio.open(path) as source:
-        return source.read(1)
-
-
 @pytest.fixture
 def small_memory(monkeypatch):
     """Let every map be too large for memory."""
@@ -75,7 +70,7 @@ def test_pixels_of_the_map_lie_on_those_of_the_scene(tmp_path, transform):
     with rasterio.open(tmp_path / "a_mask.tif") as source:
         assert source.crs == UTM["crs"]
         assert np.allclose(source.transform, transform, rtol=0, atol=1e-6)
-    assert np.array_equal(read(tmp_path / "a_mask.tif"), TRUTH)
+    assert np.array_equal(read_band(tmp_path / "a_mask.tif"), TRUTH)
 
 
 def test_geographic_scenes_keep_their_place_and_count_true_areas(tmp_path):
@@ -103,7 +98,7 @@ def test_confidence_is_the_probability_of_the_mapped_class(tmp_path):
     run(save(tmp_path / "a.tif", nodata=0), tmp_path, probabilities=True, confidence=True)
     with rasterio.open(tmp_path / "a_probabilities.tif") as source:
         probabilities = source.read()
-    index, confidence = read(tmp_path / "a_mask.tif"), read(tmp_path / "a_confidence.tif")
+    index, confidence = read_band(tmp_path / "a_mask.tif"), read_band(tmp_path / "a_confidence.tif")
     inside = index != NODATA
     assert (probabilities[:, ~inside] == 255).all()
     assert (confidence[~inside] == 0).all()
@@ -121,10 +116,10 @@ def test_a_raster_without_crs_is_mapped_and_its_areas_are_pixels(tmp_path):
     path = save(tmp_path / "a.tif", crs=None, transform=Affine.identity())
     result = run(path, tmp_path, gsd="model")
     assert result.maps[0].task.map == tmp_path / "a_mask.png"
-    assert np.array_equal(read(tmp_path / "a_mask.png"), TRUTH)
+    assert np.array_equal(read_band(tmp_path / "a_mask.png"), TRUTH)
     assert {area.hectares for area in result.areas} == {None}
     run(path, tmp_path, gsd="model", map_format="tif")
-    assert np.array_equal(read(tmp_path / "a_mask.tif"), TRUTH)
+    assert np.array_equal(read_band(tmp_path / "a_mask.tif"), TRUTH)
 
 
 @pytest.mark.parametrize("gsd", [1.0, 0.37, 2.2])
@@ -139,7 +134,7 @@ def test_a_part_has_the_classes_and_probabilities_of_the_whole_scene(tmp_path, g
     sides = (5e5 + left, 5.7e6 - top - height, 5e5 + left + width, 5.7e6 - top)
     run(path, tmp_path / "part", runtime, gsd=gsd, bbox=sides, **options)
     window = np.s_[top : top + height, left : left + width]
-    whole, part = (read(tmp_path / name / "a_mask.tif") for name in ("whole", "part"))
+    whole, part = (read_band(tmp_path / name / "a_mask.tif") for name in ("whole", "part"))
     assert part.shape == (height, width)
     assert (part == whole[window]).mean() >= 0.995
     assert np.array_equal(part == NODATA, whole[window] == NODATA)
@@ -186,20 +181,6 @@ def test_the_scale_of_a_part_is_that_of_the_whole_scene(tmp_path):
         assert hectares == pytest.approx(300 * 6 * factor, rel=0.03)
 
 
-def polygons(path, *parts):
-    features = [
-        {
-            "type": "Feature",
-            "properties": {"name": name},
-            "geometry": {"type": "Polygon", "coordinates": [[*ring, ring[0]]]},
-        }
-        for name, ring in parts
-    ]
-    crs = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32631"}}
-    path.write_text(json.dumps({"type": "FeatureCollection", "crs": crs, "features": features}))
-    return path
-
-
 def square(left, top, side):
     """Corners of a square of pixels."""
     x, y = 5e5 + left, 5.7e6 - top
@@ -208,7 +189,7 @@ def square(left, top, side):
 
 def test_outside_an_area_of_interest_there_is_no_map(tmp_path):
     pytest.importorskip("pyogrio")
-    aoi = polygons(tmp_path / "aoi.geojson", ("a", square(20, 30, 50)), ("b", square(100, 200, 40)))
+    aoi = save_polygons(tmp_path / "aoi.geojson", {"a": square(20, 30, 50), "b": square(100, 200, 40)})
     run(save(tmp_path / "a.tif"), tmp_path, aoi=aoi)
     expected = np.full_like(TRUTH, NODATA)
     for left, top, side in [(20, 30, 50), (100, 200, 40)]:
@@ -223,7 +204,7 @@ def test_outside_an_area_of_interest_there_is_no_map(tmp_path):
 
 def test_areas_are_counted_in_zones_which_may_overlap(tmp_path):
     pytest.importorskip("pyogrio")
-    zones = polygons(tmp_path / "z.geojson", ("left", square(0, 0, 100)), ("mid", square(50, 60, 200)))
+    zones = save_polygons(tmp_path / "z.geojson", {"left": square(0, 0, 100), "mid": square(50, 60, 200)})
     report, table = tmp_path / "areas.json", tmp_path / "areas.csv"
     result = run(save(tmp_path / "a.tif"), tmp_path, zones=zones, zone_column="name")
     for name, part in [("left", TRUTH[:100, :100]), ("mid", TRUTH[60:260, 50:250])]:
@@ -240,7 +221,7 @@ def test_areas_are_counted_in_zones_which_may_overlap(tmp_path):
 def test_a_zone_without_a_name_is_refused(tmp_path, name):
     """The table has the whole map in rows without a name."""
     pytest.importorskip("pyogrio")
-    zones = polygons(tmp_path / "z.geojson", ("left", square(0, 0, 100)), (name, square(50, 60, 200)))
+    zones = save_polygons(tmp_path / "z.geojson", {"left": square(0, 0, 100), name: square(50, 60, 200)})
     result = run_file(save(tmp_path / "a.tif"), tmp_path / "out", zones=zones, zone_column="name")
     assert "has no 'name'" in next(iter(result.failed.values()))
 
@@ -248,12 +229,7 @@ def test_a_zone_without_a_name_is_refused(tmp_path, name):
 def damaged(path):
     """Overwrite a block in the middle of a tiled, compressed scene."""
     save(path, tiled=True, blockxsize=64, blockysize=64, compress="deflate", interleave="band")
-    with rasterio.open(path) as source:
-        offset = int(source.get_tag_item("BLOCK_OFFSET_2_3", "TIFF", bidx=1))
-    content = bytearray(path.read_bytes())
-    content[offset : offset + 40] = b"\xff" * 40
-    path.write_bytes(content)
-    return path
+    return spoil_block(path, 3, 2)
 
 
 def test_a_damaged_block_has_no_data_and_is_told_of(tmp_path):
@@ -263,7 +239,7 @@ def test_a_damaged_block_has_no_data_and_is_told_of(tmp_path):
     expected = TRUTH.copy()
     expected[192:256, 128:192] = NODATA
     # Around it the mean colour of the hole mixes with the imagery by less than a pixel.
-    assert np.array_equal(read(tmp_path / "a_mask.tif"), expected)
+    assert np.array_equal(read_band(tmp_path / "a_mask.tif"), expected)
 
 
 def test_a_damaged_scene_is_skipped_when_strict(tmp_path):
@@ -515,7 +491,7 @@ def test_another_gsd_of_the_data_folder_makes_another_map(tmp_path):
 
 def test_maps_that_are_there_are_kept_and_counted(tmp_path):
     pytest.importorskip("pyogrio")
-    zones = polygons(tmp_path / "z.geojson", ("left", square(0, 0, 100)))
+    zones = save_polygons(tmp_path / "z.geojson", {"left": square(0, 0, 100)})
     path, out = damaged(tmp_path / "a.tif"), tmp_path / "out"
     first = run_file(path, out, zones=zones, resume=True)
     before = (out / "a_mask.tif").stat().st_mtime_ns
@@ -613,7 +589,7 @@ def test_ctrl_c_stops_all_scenes_that_are_under_way(tmp_path):
 def test_a_scene_may_lie_on_a_server(tmp_path, address):
     save(tmp_path / "far.tif")
     result = run(f"http://{address}/far.tif", tmp_path / "out")
-    assert np.array_equal(read(tmp_path / "out/far_mask.tif"), TRUTH)
+    assert np.array_equal(read_band(tmp_path / "out/far_mask.tif"), TRUTH)
     assert (result.maps[0].gsd, result.maps[0].gsd_source) == (1.0, "raster")
     missing = run(f"http://{address}/missing.tif", tmp_path / "out")
     assert list(missing.failed) == [f"http://{address}/missing.tif"]
@@ -648,7 +624,7 @@ def test_the_command_takes_what_the_scene_needs(tmp_path, monkeypatch):
         *("--scaling", "0,255", "--bbox", "500000,5699800,500100,5700000", "--window", 64, "--overlap", 16),
         *("--views", 8, "--confidence", "--csv", tmp_path / "areas.csv", "--json", tmp_path / "r.json"),
     )
-    assert np.array_equal(read(tmp_path / "out/a_mask.tif"), TRUTH[:200, :100])
+    assert np.array_equal(read_band(tmp_path / "out/a_mask.tif"), TRUTH[:200, :100])
     with (tmp_path / "areas.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["class"] for row in rows] == list(DEEPGLOBE.scored_names)
