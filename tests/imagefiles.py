@@ -148,25 +148,27 @@ def save_lossless(path: Path, rgb: UInt8Array) -> Path:
     return save(path, rgb)
 
 
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    """Return a chunk of a PNG with its length and checksum."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
 def png_bytes(
-    height: int, width: int, *, bits: int = 8, colour_type: int = 2, rows: bytes | None = None
+    height: int, width: int, *chunks: bytes, bits: int = 8, colour_type: int = 2, rows: bytes = b""
 ) -> bytes:
     """A PNG put together by hand, for forms that Pillow does not write; without ``rows`` it holds no pixels.
 
     Args:
         height: As the header says.
         width: As the header says.
+        chunks: Further chunks, before the pixels.
         bits: Bits a sample.
         colour_type: 0 grey, 2 RGB, 4 grey with alpha, 6 RGB with alpha.
         rows: The rows, each after a filter byte.
     """
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
-    pixels = chunk(b"IDAT", zlib.compress(rows or b""))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0))
+    pixels = png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + pixels
 
 
 def png_16bit(height: int = 4, width: int = 6, *, channels: int = 3) -> bytes:
