@@ -59,21 +59,11 @@ def evaluate(
     report: AssessmentReport | EvaluationReport
     show: Callable[[], None]
     if map_path is not None or truth is not None:
-        others = {
-            "--data": data,
-            "--split": split,
-            "--model": model,
-            "--predictions": predictions,
-            "--gsd": gsd,
-            **{f"--{name}": value for name, value in imagery.model_dump(exclude_defaults=True).items()},
-            "--min-region": options.min_region,
-            "--calibration": options.calibration or None,
-            "--boundaries": options.boundaries or None,
-            "--boundary-tolerance": options.boundary_tolerance,
-            "--views": options.views,
-            "--maps": options.maps,
-        }
-        given = ", ".join(name for name, value in others.items() if value is not None)
+        others = {"data": data, "split": split, "model": model, "predictions": predictions, "gsd": gsd}
+        others |= imagery.model_dump(exclude_defaults=True)
+        others |= options.model_dump(exclude_defaults=True, exclude={"prediction_legend", "force"})
+        flags = (f"--{name.replace('_', '-')}" for name, value in others.items() if value is not None)
+        given = ", ".join(flags)
         if map_path is None or truth is None or given:
             end = f", without {given}." if given else "."
             raise UsageError(f"--map MAP and --truth FILE go together{end}")

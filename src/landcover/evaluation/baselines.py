@@ -75,12 +75,14 @@ def score_baselines(
     """Fit the :data:`BASELINES` on training items and score them on others; return the scores by name."""
     classifiers = {name: ColourClassifier(dataset.legend, window_px=px) for name, px in BASELINES.items()}
     for item in track(training, "Learning colours"):
-        image, index = dataset.read_image(item), dataset.read_mask(item)
+        image, valid = dataset.read_imagery(item)
+        index = dataset.labels_within(item, valid).index
         for classifier in classifiers.values():
             classifier.learn(image, index)
     confusion = {name: ConfusionMatrix(dataset.legend) for name in BASELINES}
     for item in track(held_out, "Scoring colours"):
-        image, index = dataset.read_image(item), dataset.read_mask(item)
+        image, valid = dataset.read_imagery(item)
+        index = dataset.labels_within(item, valid).index
         for name, classifier in classifiers.items():
             confusion[name].update(index, classifier.predict(image))
     return {name: matrix.scores() for name, matrix in confusion.items()}

@@ -8,7 +8,7 @@ import numpy as np
 
 from landcover._typing import Float32Array, UInt8Array
 from landcover.data import Dataset, Item
-from landcover.errors import DataError, ImageError, MaskError
+from landcover.errors import DataError
 from landcover.inference import predict_index, predict_probabilities
 from landcover.io import MAX_PIXELS, Mask, image_size, read_mask
 from landcover.legend import NODATA, Legend, translation
@@ -61,30 +61,28 @@ def from_folder(
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder. Expected the folder of the predicted masks.")
-    legends: dict[str, Legend] = {}
-    paths: dict[str, Path] = {}
-    problems = []
-    for item in items:
+
+    def find(item: Item) -> tuple[Path, Legend]:
         candidates = [folder / f"{item.key}{ending}" for ending in _ENDINGS]
         path = next((path for path in candidates if path.is_file()), None)
         if path is None:
-            problems.append(f"{item.key}: neither {candidates[0]} nor {item.key}.png exists")
-            continue
-        try:
-            found, expected = image_size(path), dataset.size(item)
-        except ImageError as error:
-            problems.append(f"{item.key}: {error}")
-            continue
+            raise DataError(f"neither {candidates[0]} nor {item.key}.png exists")
+        found, expected = image_size(path), dataset.size(item)
         if found != expected:
-            problems.append(
-                f"{item.key}: {path} has {found[0]} x {found[1]} pixels (height x width), "
-                f"the image {expected[0]} x {expected[1]}"
+            raise DataError(
+                f"{path} has {found[0]} x {found[1]} pixels (height x width), the image {expected[0]} x "
+                f"{expected[1]}"
             )
-        paths[item.key] = path
+        own = read_map_legend(path, legend) or legend or dataset.legend
+        translation(own, dataset.legend)
+        return path, own
+
+    maps: dict[str, tuple[Path, Legend]] = {}
+    problems = []
+    for item in items:
         try:
-            legends[item.key] = read_map_legend(path, legend) or legend or dataset.legend
-            translation(legends[item.key], dataset.legend)
-        except MaskError as error:
+            maps[item.key] = find(item)
+        except DataError as error:
             problems.append(f"{item.key}: {error}")
     if problems:
         names = sorted(path.name for path in folder.iterdir())
@@ -95,11 +93,11 @@ def from_folder(
         )
 
     def predict(item: Item) -> PredictedMap:
-        own = legends[item.key]
-        mask = read_mask(paths[item.key], own, max_pixels=max_pixels)
+        path, own = maps[item.key]
+        mask = read_mask(path, own, max_pixels=max_pixels)
         return PredictedMap(np.take(translation(own, dataset.legend), mask.index), mask.off_palette)
 
-    return MapSource(legends[items[0].key], predict, parallel=True)
+    return MapSource(maps[items[0].key][1], predict, parallel=True)
 
 
 def from_model(

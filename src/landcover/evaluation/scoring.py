@@ -28,11 +28,7 @@ from landcover.evaluation.boundary import (
 from landcover.evaluation.calibration import Reliability
 from landcover.evaluation.estimators import LEAST_GROUPS, bootstrap_interval
 from landcover.evaluation.overlap import overlap_warnings, training_overlap
-from landcover.evaluation.predictions import (
-    PredictedMap,
-    from_folder,
-    from_model,
-)
+from landcover.evaluation.predictions import PredictedMap, from_folder, from_model
 from landcover.evaluation.report import (
     BoundaryScores,
     CalibrationScores,
@@ -184,30 +180,27 @@ def evaluate(
         (3, (7, 7), ['agriculture', 'barren'])
     """
     options = with_deprecated(options or EvaluateOptions(), deprecated, "evaluate", {"borders": "boundaries"})
-    for refused, message in (
-        ((model is None) == (predictions is None), "Pass either --model M or --predictions DIR."),
-        (
-            options.maps is not None and model is None,
-            "--maps writes the maps of a --model; --predictions are files already.",
+    has_model = model is not None
+    refusals = {
+        "Pass either --model M or --predictions DIR.": has_model == (predictions is not None),
+        "--maps writes the maps of a --model; --predictions are files already.": (
+            options.maps is not None and not has_model
         ),
-        (
-            options.prediction_legend is not None and predictions is None,
-            "--prediction-legend requires --predictions; a model contains its legend.",
+        "--prediction-legend requires --predictions; a model contains its legend.": (
+            options.prediction_legend is not None and predictions is None
         ),
-        (
-            options.views is not None and model is None,
-            "--views sets how a --model is run; --predictions are maps already.",
+        "--views sets how a --model is run; --predictions are maps already.": (
+            options.views is not None and not has_model
         ),
-        (
-            options.calibration and model is None,
-            "--calibration needs probabilities, which --predictions do not contain. Pass --model M.",
+        "--calibration needs probabilities, which --predictions do not contain. Pass --model M.": (
+            options.calibration and not has_model
         ),
-        (
-            options.boundary_tolerance is not None and not options.boundaries,
-            "--boundary-tolerance needs --boundaries, which compares the class boundaries.",
+        "--boundary-tolerance needs --boundaries, which compares the class boundaries.": (
+            options.boundary_tolerance is not None and not options.boundaries
         ),
-    ):
-        if refused:
+    }
+    for message, is_refused in refusals.items():
+        if is_refused:
             raise UsageError(message)
     if options.json is not None:
         check_json_output(options.json, force=options.force)
@@ -246,8 +239,8 @@ def evaluate(
     if options.boundaries:
         extras.append(_Boundaries(dataset, options.boundary_tolerance or BOUNDARY_TOLERANCE))
 
-    def score(item: Item) -> tuple[str, ConfusionMatrix, int, int, int]:
-        """Return key, counts and pixels of an image, and the off-palette pixels of truth and prediction."""
+    def score(item: Item) -> tuple[ConfusionMatrix, int, int, int]:
+        """Return counts and pixels of an image, and the off-palette pixels of truth and prediction."""
         predicted = source.predict(item)
         truth = predicted.truth or dataset.labels(item)
         if options.maps is not None:
@@ -259,18 +252,18 @@ def evaluate(
                 extra.update(truth.index, predicted)
         except MaskError as error:
             raise MaskError(f"{item.key}: {error}") from error
-        return item.key, matrix, truth.index.size, truth.off_palette, predicted.off_palette
+        return matrix, truth.index.size, truth.off_palette, predicted.off_palette
 
     scored = parallel_map(score, items) if source.parallel else map(score, items)
     with nullcontext() if options.maps is None else locked_folder(options.maps):
-        keys, matrices, sizes, *off_palette = zip(*track(scored, "Scoring", total=len(items)), strict=True)
+        matrices, sizes, *off_palette = zip(*track(scored, "Scoring", total=len(items)), strict=True)
     matrix = reduce(operator.add, matrices)
     scores = matrix.scores(metric)
     scenes = dataset.scenes or {}
     groups = "scenes" if scenes else "images"
     tables: dict[str, Int64Array] = {}
-    for key, image in zip(keys, matrices, strict=True):
-        group = f"scene {scenes[key].scene}" if key in scenes else key
+    for item, image in zip(items, matrices, strict=True):
+        group = f"scene {scenes[item.key].scene}" if item.key in scenes else item.key
         tables[group] = tables.get(group, 0) + image.table
     interval = bootstrap_interval(np.stack(list(tables.values())), dataset.legend, metric)
     notes = list(scores.warnings) + [
@@ -322,8 +315,8 @@ def evaluate(
             **sections,
             "training_overlap": overlap,
             "per_image": [
-                {"key": key, **image.scores(metric).to_dict()}
-                for key, image in zip(keys, matrices, strict=True)
+                {"key": item.key, **image.scores(metric).to_dict()}
+                for item, image in zip(items, matrices, strict=True)
             ],
             "warnings": notes,
             "legend": dataset.legend,

@@ -112,26 +112,23 @@ def parse_labels(
             f"{path} has no column {column!r}. {did_you_mean(column, columns)} Pass the column of the "
             "true class with --column."
         )
-    # A table has few distinct values: each is parsed once.
     texts = np.array([class_text(value) for value in columns[name]])
-    values, places = np.unique(texts, return_inverse=True)
-    known = {name: index for index, name in enumerate(legend.names)}
-    known |= {str(index): index for index in range(len(legend)) if str(index) not in known}
     folded = [name.casefold() for name in legend.names]
-    known |= {
-        str(value): folded.index(value.casefold())
-        for value in values
-        if value not in known and folded.count(value.casefold()) == 1
-    }
-    for value in values:
-        if value and value not in known:
+    in_any_case = {name: i for i, name in enumerate(folded) if folded.count(name) == 1}
+    known = {str(i): i for i in range(len(legend))} | {name: i for i, name in enumerate(legend.names)}
+
+    def index_of(value: str) -> int:
+        if (index := known.get(value, in_any_case.get(value.casefold()))) is None:
             row = int(np.flatnonzero(texts == value)[0]) + 1
             raise DataError(
-                f"{path}: row {row} has the class {str(value)!r}, which is not in the legend "
-                f"{legend.name!r}. "
-                f"{did_you_mean(str(value), legend.names)} Pass the right legend with --legend."
+                f"{path}: row {row} has the class {value!r}, which is not in the legend {legend.name!r}. "
+                f"{did_you_mean(value, legend.names)} Pass the right legend with --legend."
             )
-    labels = np.array([known.get(value, NODATA) for value in values], np.uint8)[places]
+        return index
+
+    # A table has few distinct values: each is parsed once.
+    values, places = np.unique(texts, return_inverse=True)
+    labels = np.array([index_of(value) if value else NODATA for value in values.tolist()], np.uint8)[places]
     labelled = texts != ""
     if not labelled.any():
         raise DataError(

@@ -89,16 +89,17 @@ def draw_scenes(evaluation: EvaluationReport, legend: Legend | None, count: int,
         item = next((item for item in dataset.items if item.key == key), None)
         if item is None:
             raise DataError(f"{key} is no longer in {dataset.root}.")
-        legend, truth = dataset.legend, dataset.read_mask(item)
+        image, valid = dataset.read_imagery(item)
+        legend, truth = dataset.legend, dataset.labels_within(item, valid).index
         source = from_folder(dataset, [item], evaluation.predictions or Path(), maps)
         prediction = source.predict(item).index
         small_truth, small_prediction = shrink(truth, side_px), shrink(prediction, side_px)
         errors = error_colours(small_truth, small_prediction, legend, list(evaluation.iou))
         wrong = (errors == WRONG).all(axis=2).mean()
-        image = shrink(dataset.read_image(item)[..., :3], side_px, Image.Resampling.BOX)
+        small_image = shrink(image[..., :3], side_px, Image.Resampling.BOX)
         of_map = f"Prediction: {_shares(prediction, legend)}"
         return [
-            _picture("Image", image, f"Satellite image {key}", quality=78),
+            _picture("Image", small_image, f"Satellite image {key}", quality=78),
             _picture("Truth", legend.colours[small_truth], f"Truth: {_shares(truth, legend)}"),
             _picture("Prediction", legend.colours[small_prediction], of_map),
             _picture("Error", errors, f"Error map: {100 * wrong:.1f} % of the pixels are wrong"),
