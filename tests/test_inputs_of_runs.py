@@ -13,7 +13,7 @@ from commands import invoke, refusal
 from imagefiles import photo, save, save_raster
 from landcover.config import dump_yaml, load_config
 from landcover.data import open_dataset, prepare, split
-from landcover.data.combined import combine
+from landcover.data.dataset import combine
 from landcover.data.fingerprints import image_set
 from landcover.data.splits import separated_neighbours
 from landcover.errors import ConfigError, SplitError, UsageError

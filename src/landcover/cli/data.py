@@ -141,7 +141,6 @@ def prepare(
     """Decode a data folder once, into a cache that --data takes."""
     from landcover.data import open_dataset
     from landcover.data import prepare as make_cache
-    from landcover.data.folder import FolderDataset
 
     shapes = None
     if labels is not None:
@@ -159,8 +158,6 @@ def prepare(
         max_pixels=max_pixels,
         max_off_palette=max_off_palette,
     )
-    if isinstance(source, FolderDataset) and source.vector is not None and source.vector.outside:
-        log.warning("Shapes of %s that touch no scene: %s.", labels, f"{source.vector.outside:,}")
     dataset, written = make_cache(source, out, force=force)
     log.info(
         "%s %s: layout %s, %d images, %d with masks, %s.",
@@ -207,8 +204,6 @@ def rasterize(
         max_pixels=max_pixels,
         force=force,
     )
-    if result.outside:
-        log.warning("Shapes of %s that touch no scene: %s.", labels, f"{result.outside:,}")
     for scene in result.unlabelled:
         log.warning("%s: no shape touches it; no mask is written.", scene)
     log.info(

@@ -142,7 +142,7 @@ def train(
     sleep_between_layers()
     from landcover.config import dump_yaml, with_overrides
     from landcover.data import open_dataset
-    from landcover.data.combined import combine
+    from landcover.data.dataset import combine
     from landcover.legend import Legend as LegendClass
     from landcover.model.card import read_card
     from landcover.textfiles import read_yaml

@@ -11,12 +11,19 @@ import numpy as np
 
 from landcover._gdal import files_of
 from landcover._typing import BoolArray, UInt8Array
-from landcover.data.dataset import DataOptions, Dataset, crop, describe_reading, only_within, with_scenes
+from landcover.data.dataset import (
+    GSD_TOLERANCE,
+    DataOptions,
+    Dataset,
+    crop,
+    describe_reading,
+    only_within,
+    with_scenes,
+)
 from landcover.data.fingerprints import Fingerprint, hash_file, hash_pixels
 from landcover.data.footprints import read_scenes
 from landcover.data.layouts import SCENES_FILE, Discovery, Item, discover, find_images, typical_size
-from landcover.data.settings import declared_legend, read_settings
-from landcover.data.survey import check_assumed_legend
+from landcover.data.settings import check_assumed_legend, declared_legend, read_settings
 from landcover.errors import DataError, MaskError, UsageError
 from landcover.io import MAX_PIXELS, Mask, image_size, read_mask
 from landcover.io.discovery import MAX_OFF_PALETTE, RASTER_SUFFIXES
@@ -42,9 +49,6 @@ if TYPE_CHECKING:
     from landcover.data.vectorlabels import VectorLabels
 
 logger = logging.getLogger(__name__)
-
-_GSD_TOLERANCE = 0.01
-"""Fraction by which the GSD of images in one folder may differ."""
 
 _SAME_PLACE_PX = 0.5
 """Distance in pixels up to which image and mask are in the same place."""
@@ -99,38 +103,34 @@ class FolderDataset(Dataset):
 
     def labels_within(self, item: Item, valid: BoolArray | None) -> Mask:
         """Decode a mask to class indices of :attr:`legend`; NODATA where the image has no data."""
-        if item.mask is None:
+        path = item.mask
+        if path is None:
             raise DataError(f"{item.image} has no mask.")
-        if self.vector is None:
-            mask = self._read_mask(item, item.mask)
-        else:
+        if self.vector is not None:
             mask = Mask(self.vector.mask(item.key, self.size(item)), 0)
+        else:
+            mask = read_mask(
+                path,
+                self.mask_legend,
+                max_pixels=self.max_pixels,
+                max_off_palette=self.max_off_palette,
+                allow_binary=True,
+            )
+            if mask.lossy:
+                raise lossy_mask(path, mask.lossy)
+            if mask.is_binary and self._is_binary:
+                raise binary_mask(path)
+            size = self.size(item)
+            _check_orientation(item.image, path, size, mask.index.shape)
+            if mask.index.shape != size:
+                raise DataError(
+                    f"{path} is {mask.index.shape[0]} x {mask.index.shape[1]} pixels, its image "
+                    f"{item.image} {size[0]} x {size[1]}; expected equal sizes."
+                )
+            _check_places(item.image, path, size)
         if self.mask_legend is not self.legend:
             mask = mask._replace(index=translation(self.mask_legend, self.legend)[mask.index])
         return mask if valid is None else only_within(mask, valid)
-
-    def _read_mask(self, item: Item, path: Path) -> Mask:
-        """Decode a mask file, and check that it fits the image."""
-        mask = read_mask(
-            path,
-            self.mask_legend,
-            max_pixels=self.max_pixels,
-            max_off_palette=self.max_off_palette,
-            allow_binary=True,
-        )
-        if mask.lossy:
-            raise lossy_mask(path, mask.lossy)
-        if mask.is_binary and self._is_binary:
-            raise binary_mask(path)
-        height, width = self.size(item)
-        _check_orientation(item.image, path, (height, width), mask.index.shape)
-        if mask.index.shape != (height, width):
-            raise DataError(
-                f"{path} is {mask.index.shape[0]} x {mask.index.shape[1]} pixels, its image "
-                f"{item.image} {height} x {width}; expected equal sizes."
-            )
-        _check_places(item.image, path, (height, width))
-        return mask
 
     @cached_property
     def _is_binary(self) -> bool:
@@ -180,7 +180,7 @@ def _check_places(image: Path, mask: Path, size: tuple[int, int]) -> None:
     cols, rows = np.array([(0.0, 0.0), (0.0, height), (width, 0.0)]).T
     (x, y), (other_x, other_y) = one.transform @ (cols, rows), other.transform @ (cols, rows)
     pixel = float(np.hypot(one.transform.a, one.transform.d))
-    if not all(systems) and abs(np.hypot(other.transform.a, other.transform.d) / pixel - 1) > _GSD_TOLERANCE:
+    if not all(systems) and abs(np.hypot(other.transform.a, other.transform.d) / pixel - 1) > GSD_TOLERANCE:
         return  # perhaps the unit of a program, not a position
     apart = float(np.hypot(x - other_x, y - other_y).max())
     if apart > _SAME_PLACE_PX * pixel:
@@ -298,7 +298,7 @@ def _raster_gsd(found: Discovery, headers: Mapping[str, Header]) -> float | None
     if not known:
         return None
     fine, coarse = min(known, key=known.__getitem__), max(known, key=known.__getitem__)
-    if known[coarse] > known[fine] * (1 + _GSD_TOLERANCE):
+    if known[coarse] > known[fine] * (1 + GSD_TOLERANCE):
         raise DataError(
             f"{fine} has {known[fine]:g} m per pixel, {coarse} {known[coarse]:g}; expected one GSD in a "
             "folder. Put them into separate folders, or pass --gsd if they are equal."

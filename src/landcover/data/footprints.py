@@ -116,16 +116,10 @@ def _positions(places: Mapping[str, Place]) -> dict[str, tuple[int, int] | tuple
 
 def _footprints(places: Sequence[Place]) -> tuple[Float64Array, Float64Array]:
     """Return corners of images, float64 (N, 4, 2), and length of a pixel, float64 (N,), in one CRS."""
-    x, y = (np.empty((len(places), 4)) for _ in range(2))
-    systems = {place.georeference.crs for place in places}
-    for number, (georeference, (height, width)) in enumerate(places):
-        cols, rows = np.array([0.0, width, width, 0.0]), np.array([0.0, 0.0, height, height])
-        x[number], y[number] = georeference.points(cols, rows)
-        if len(systems) > 1:
-            x[number], y[number] = transform(
-                georeference.crs, CRS.from_epsg(4326), x[number].tolist(), y[number].tolist()
-            )
-    corners = np.stack([x, y], axis=2)
+    corners = np.stack([georeference.corners(*size) for georeference, size in places])
+    if len({georeference.crs for georeference, _ in places}) > 1:
+        for own, (georeference, _) in zip(corners, places, strict=True):
+            own[:] = np.transpose(transform(georeference.crs, CRS.from_epsg(4326), *own.T.tolist()))
     widths = np.array([place.size[1] for place in places])
     return corners, np.hypot(*(corners[:, 1] - corners[:, 0]).T) / widths
 

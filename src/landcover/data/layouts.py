@@ -14,13 +14,7 @@ from pathlib import Path, PurePosixPath
 from landcover.data.pairing import SUBSETS, Pairs, pair_by_formats, pair_by_words, subset_of
 from landcover.errors import DataError, ImageError
 from landcover.io import image_size
-from landcover.io.discovery import (
-    IMAGE_END,
-    MASK_END,
-    MASK_SUFFIXES,
-    PICTURE_SUFFIXES,
-    find_files,
-)
+from landcover.io.discovery import IMAGE_END, MASK_END, MASK_SUFFIXES, PICTURE_SUFFIXES, find_files
 from landcover.io.files import check_name, walk
 from landcover.legend import DEEPGLOBE, Legend
 from landcover.textfiles import parse_csv, read_text
@@ -270,15 +264,15 @@ def discover(root: Path, names: tuple[str, str] | None = None) -> Discovery:
     image and mask paths with ``{subset}``, ``{id}`` and other names in braces; they replace the table.
     """
     paths = list(_files_below(root))
+    listing = f"{len(paths)} files{f', such as {paths[0]!r}' if paths else ''}"
     if names is not None:
         image, mask = names
         declared = Layout("declared", f"images {image}, masks {mask}", _pattern(image), (_pattern(mask),))
         match = _match(declared, root, paths)
         if match is None or not any(item.mask for item in match.items):
-            example = f", such as {paths[0]!r}" if paths else ""
             raise DataError(
                 f"No pair below {root} fits images {image!r} and masks {mask!r} of landcover.yaml: "
-                f"{len(paths)} files{example}. {{subset}}, {{id}} and other names in braces stand for a part "
+                f"{listing}. {{subset}}, {{id}} and other names in braces stand for a part "
                 "of a path without a slash."
             )
         return match
@@ -300,9 +294,8 @@ def discover(root: Path, names: tuple[str, str] | None = None) -> Discovery:
         return best
     matches += filter(None, [_match(_STEMS, root, paths)])
     if not matches:
-        example = f", such as {paths[0]!r}" if paths else ""
         raise DataError(
-            f"{root} has no imagery in a known layout: {len(paths)} files{example}. Expected pairs such as "
+            f"{root} has no imagery in a known layout: {listing}. Expected pairs such as "
             "ID_sat.jpg and ID_mask.png, folders images/ and masks/, or the layout of a published set. "
             f"{DECLARED_NAMES}{vector_hint(root)}"
         )

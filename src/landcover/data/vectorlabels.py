@@ -4,6 +4,7 @@ Ground without a polygon or point is nodata: neither trained on nor scored. A pi
 shape that contains its centre; a point labels the pixel that contains it.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from landcover.data.annotations import Drawn, Scenes, Target, read_coco, read_la
 from landcover.data.conversion import MaskTask
 from landcover.data.footprints import Place
 from landcover.data.layouts import VECTOR_SUFFIXES
-from landcover.data.survey import colour_of
+from landcover.data.settings import colour_of
 from landcover.errors import DataError, UsageError, did_you_mean, first_few
 from landcover.extras import needs
 from landcover.io import MAX_PIXELS, image_size
@@ -37,6 +38,8 @@ with needs("vector"):
     import shapely
 
     from landcover.io.vectors import class_text, read_features
+
+logger = logging.getLogger(__name__)
 
 _JSON_BYTES = 1 << 30
 _AREAS, _POINTS = (3, 6), (0, 4)
@@ -67,15 +70,13 @@ class VectorLabels:
     """Shapes of scenes on their pixel grids, by key: objects (N,) in columns and rows, and class indices.
 
     ``shapes`` and ``files``, the first file of each scene's shapes, have only scenes that shapes touch,
-    unless there is a ``background``: the class of the ground without a shape, else ``NODATA``. ``outside`` is
-    the number of shapes that touch no scene, or not the one that they are drawn on.
+    unless there is a ``background``: the class of the ground without a shape, else ``NODATA``.
     """
 
     source: VectorSource
     legend: Legend
     shapes: Mapping[str, tuple[Shapes, UInt8Array]]
     files: Mapping[str, Path]
-    outside: int
     background: int
 
     def mask(self, key: str, size: Size) -> UInt8Array:
@@ -94,12 +95,11 @@ class VectorLabels:
 
 @dataclass
 class Rasterized:
-    """Result of :func:`rasterize`: masks written, scenes without a shape, and shapes without a scene."""
+    """Result of :func:`rasterize`: the masks, and the scenes that no shape touches, which have none."""
 
     legend: Legend
     written: list[Path] = field(default_factory=list)
     unlabelled: list[Path] = field(default_factory=list)
-    outside: int = 0
 
 
 def rasterize(
@@ -131,7 +131,7 @@ def rasterize(
         suffix = ".png" if target.georeference is None else ".tif"
         tasks[key] = MaskTask(path, out / relative.with_suffix(suffix), target.georeference)
     found = read_vector_labels(labels, targets, legend)
-    result = Rasterized(found.legend, outside=found.outside)
+    result = Rasterized(found.legend)
     wanted = {key: task for key, task in tasks.items() if key in found.shapes}
     check_targets([(task.source, task.target) for task in wanted.values()], force=force)
     with locked_folder(out):
@@ -146,7 +146,10 @@ def rasterize(
 def read_vector_labels(
     source: VectorSource, targets: Mapping[str, Target], legend: Legend | None
 ) -> VectorLabels:
-    """Read the shapes of scenes by key; without a legend the classes are the values that occur, in order."""
+    """Read the shapes of scenes by key; without a legend the classes are the values that occur, in order.
+
+    Logs the number of shapes that touch no scene, or not the one that they are drawn on.
+    """
     found: list[Drawn] = []
     files: dict[str, Path] = {}
     outside, scenes = 0, Scenes(targets)
@@ -203,7 +206,9 @@ def read_vector_labels(
         shapes, classes = burned[each.key]
         own = np.array([index[name] for name in each.names], np.uint8)
         burned[each.key] = np.concatenate([shapes, each.shapes]), np.concatenate([classes, own])
-    return VectorLabels(source, legend, burned, files, outside, background)
+    if outside:
+        logger.warning(f"Shapes of {source.path} that touch no scene: {outside:,}.")
+    return VectorLabels(source, legend, burned, files, background)
 
 
 def _from_vector(
@@ -238,9 +243,9 @@ def _from_vector(
         names = features.attributes[source.column].tolist()
         tree = shapely.STRtree(features.geometries)
         for key in keys:
-            georeference, (height, width) = placed[key]
-            x, y = georeference.points(np.array([0.0, width, width, 0]), np.array([0.0, 0, height, height]))
-            inside = np.sort(tree.query(shapely.polygons(np.stack([x, y], axis=1)), predicate="intersects"))
+            georeference, size = placed[key]
+            outline = shapely.Polygon(georeference.corners(*size))
+            inside = np.sort(tree.query(outline, predicate="intersects"))
             touched = np.zeros(len(names), bool)
             touched[inside] = True
             touching = touching | touched

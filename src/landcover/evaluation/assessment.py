@@ -394,5 +394,4 @@ def _pixels(geometries: Geometries, place: Georeference) -> tuple[Float64Array, 
 
 
 def _outline(place: Georeference, height: int, width: int) -> shapely.Polygon:
-    corners = place.points(np.array([0.0, width, width, 0]), np.array([0.0, 0, height, height]))
-    return shapely.Polygon(np.stack(corners, axis=1))
+    return shapely.Polygon(place.corners(height, width))

@@ -46,9 +46,14 @@ class Georeference:
         """Return columns and rows of points: the inverse of :meth:`points`."""
         return Georeference(self.crs, ~self.transform).points(x, y)
 
+    def corners(self, height: int, width: int) -> Float64Array:
+        """Return x and y of the corners of a raster of this size, in turn: float64 (4, 2)."""
+        cols, rows = np.array([0.0, width, width, 0.0]), np.array([0.0, 0.0, height, height])
+        return np.stack(self.points(cols, rows), axis=1)
+
     def extent(self, height: int, width: int) -> tuple[float, float, float, float]:
         """Return left, bottom, right and top of a raster of this size."""
-        x, y = self.points(np.array([0.0, 0, width, width]), np.array([0.0, height, 0, height]))
+        x, y = self.corners(height, width).T
         return float(x.min()), float(y.min()), float(x.max()), float(y.max())
 
     def moved(self, row: int, col: int) -> "Georeference":

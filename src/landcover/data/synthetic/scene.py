@@ -103,22 +103,9 @@ def make_dataset(
 ) -> Path:
     """Write a folder of pairs, ``PART/sceneNNNN_sat.jpg`` and ``..._mask.png``, and ``landcover.yaml``.
 
-    Scenes are independent: each is a function of (seed, its number). ``landcover.yaml`` is written last.
-
-    Args:
-        out: The folder.
-        scenes: Number of scenes in all.
-        size: Pixels along each side, or (height, width).
-        seed: Seed of the world, at least 0.
-        parts: Fraction of the scenes in each subset, by name, in any unit.
-        force: Replace existing scenes.
-
-    Returns:
-        ``out``.
-
-    Raises:
-        UsageError: If a subset would be empty, or a size or seed is out of range.
-        OutputError: If a set exists and ``force`` is off, or it cannot be written.
+    Scenes are independent, each a function of (seed, its number), of ``size`` pixels along each side or
+    (height, width). ``parts`` are the fractions of the subsets, in any unit. ``landcover.yaml`` is written
+    last.
     """
     out = Path(out)
     height, width = (size, size) if isinstance(size, int) else size
