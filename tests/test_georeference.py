@@ -11,7 +11,7 @@ from shapely import box
 
 from imagefiles import save_polygons, save_raster
 from landcover.legend import DEEPGLOBE, NODATA
-from landcover.raster import Georeference, ground_sample_distance, pixel_size, read_georeference, row_areas
+from landcover.raster import Georeference, pixel_size, read_header, row_areas
 from landcover.raster.zonal import ClassAreas
 
 
@@ -35,7 +35,7 @@ def rgb(height=40, width=60, seed=0):
 )
 def test_gsd_of_projected_rasters(tmp_path, crs, transform, expected):
     path = write_tiff(tmp_path / "a.tif", rgb(), crs=CRS.from_epsg(crs), transform=transform)
-    assert ground_sample_distance(path) == pytest.approx(expected, rel=1e-6)
+    assert read_header(path).gsd == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("latitude", [0.0, 45.0, -60.0])
@@ -47,7 +47,7 @@ def test_gsd_of_longitude_and_latitude_is_in_metres(tmp_path, latitude):
     phi = np.radians(latitude)
     north = 111132.92 - 559.82 * np.cos(2 * phi) + 1.175 * np.cos(4 * phi)
     east = 111412.84 * np.cos(phi) - 93.5 * np.cos(3 * phi) + 0.118 * np.cos(5 * phi)
-    assert ground_sample_distance(path) == pytest.approx(degrees * np.sqrt(north * east), rel=1e-4)
+    assert read_header(path).gsd == pytest.approx(degrees * np.sqrt(north * east), rel=1e-4)
 
 
 def test_gsd_in_web_mercator_is_that_on_the_ground(tmp_path):
@@ -56,18 +56,18 @@ def test_gsd_in_web_mercator_is_that_on_the_ground(tmp_path):
     transform = Affine(0.6, 0, 556_000, 0, -0.6, y)
     path = write_tiff(tmp_path / "a.tif", rgb(), crs=CRS.from_epsg(3857), transform=transform)
     latitude = 2 * np.arctan(np.exp(y / 6_378_137)) - np.pi / 2
-    assert ground_sample_distance(path) == pytest.approx(0.6 * np.cos(latitude), rel=5e-3)
+    assert read_header(path).gsd == pytest.approx(0.6 * np.cos(latitude), rel=5e-3)
 
 
 def test_files_that_tell_no_place_have_no_gsd(tmp_path):
     image = Image.fromarray(np.moveaxis(rgb(), 0, -1))
     for name in ("a.png", "a.jpg", "a.tif"):
         image.save(tmp_path / name)
-        assert ground_sample_distance(tmp_path / name) is None
-        assert read_georeference(tmp_path / name) is None
+        assert read_header(tmp_path / name).gsd is None
+        assert read_header(tmp_path / name).georeference is None
     (tmp_path / "text.tif").write_text("no raster")
-    assert ground_sample_distance(tmp_path / "text.tif") is None
-    assert ground_sample_distance(tmp_path / "missing.tif") is None
+    assert read_header(tmp_path / "text.tif").gsd is None
+    assert read_header(tmp_path / "missing.tif").gsd is None
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_site_grid_has_a_scale_and_another_planet_has_none(tmp_path, crs, gsd)
     place = Georeference(CRS.from_user_input(crs), Affine(0.5, 0, 0, 0, -0.5, 0))
     path = write_tiff(tmp_path / "a.tif", rgb(), crs=place.crs)
     expected = (None, None) if gsd is None else (pytest.approx(gsd), pytest.approx([gsd**2] * 4))
-    assert (ground_sample_distance(path), row_areas(place, 4, 4)) == expected
+    assert (read_header(path).gsd, row_areas(place, 4, 4)) == expected
     assert (pixel_size(place, 4, 4) is None) == (gsd is None)
 
 

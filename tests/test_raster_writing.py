@@ -20,7 +20,7 @@ from landcover.legend import DEEPGLOBE, NODATA
 from landcover.raster import (
     Georeference,
     RasterSpec,
-    read_georeference,
+    read_header,
     style_files,
     write_bands,
     write_map,
@@ -144,7 +144,7 @@ TURNED = Affine(0.48, 0.14, 5e5, 0.14, -0.48, 5.7e6)
 def test_the_place_is_kept(tmp_path, crs, transform, cog):
     place = Georeference(CRS.from_epsg(crs), transform)
     write_map(tmp_path / "a.tif", [class_map(30, 40)], RasterSpec(30, 40, place), DEEPGLOBE, cog=cog)
-    read = read_georeference(tmp_path / "a.tif")
+    read = read_header(tmp_path / "a.tif").georeference
     assert read is not None
     assert read.crs == place.crs
     corners = np.array([0.0, 30_000]), np.array([0.0, 40_000])
@@ -165,7 +165,7 @@ def test_bands_have_names_scale_and_tags(tmp_path, place, cog):
         assert {source.tags(band)["SCALE"] for band in source.indexes} == {"1/254"}
         assert set(source.scales) == {1 / 254}
         assert source.nodata == NODATA
-    assert read_georeference(path) == place
+    assert read_header(path).georeference == place
 
 
 @pytest.mark.parametrize("name", ["map.tif", "map.qml", "map.tif.aux.xml"])

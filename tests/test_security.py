@@ -19,7 +19,7 @@ from landcover._gdal import open_raster, unplaced
 from landcover.errors import DataError, ImageError
 from landcover.io import read_image
 from landcover.io.vectors import read_features
-from landcover.raster import ground_sample_distance, open_scene, read_georeference
+from landcover.raster import Header, open_scene, read_header
 from landcover.raster.classmap import open_class_map
 from training_world import TINY, write_pairs
 
@@ -212,7 +212,7 @@ def test_hostile_rasters_are_refused_by_every_function_that_opens_one(kind, worl
         assert "\n" not in str(raised.value)
     with pytest.raises(DataError), open_class_map(path):
         pass
-    assert (read_georeference(path), ground_sample_distance(path)) == (None, None)
+    assert read_header(path) == Header()
     world.check()
 
 
@@ -291,7 +291,7 @@ with rasterio.Env() as env:
             continue
         raise AssertionError(path)
 try:
-    open_scene({world.url + "/typed.tif?key=1"!r}, timeout_s=5)
+    open_scene({world.url + "/typed.tif?key=1"!r})
 except ImageError:
     pass
 """

@@ -30,7 +30,7 @@ from landcover.io.locks import locked_folder
 from landcover.legend import IGNORE, NODATA, LandClass, Legend
 from landcover.model.preprocessing import Size
 from landcover.progress import track
-from landcover.raster import read_georeference
+from landcover.raster import read_header
 from landcover.raster.extent import middle_longitude, swapped_axes
 from landcover.textfiles import NUMBER, parse_json, read_text
 
@@ -122,7 +122,7 @@ def rasterize(
     targets: dict[str, Target] = {}
     tasks: dict[str, MaskTask] = {}
     for path, relative, _ in scenes:
-        target = Target(path, image_size(path), read_georeference(path))
+        target = Target(path, image_size(path), read_header(path).georeference)
         check_pixels(path, target.size, max_pixels)
         key = relative.with_suffix("").as_posix()
         if key in targets:

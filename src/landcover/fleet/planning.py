@@ -17,8 +17,8 @@ from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 from rasterio.warp import transform_bounds
 
-from landcover._gdal import CPLE_BaseError, is_address, open_raster, subdataset_file
-from landcover.errors import DataError, ImageError, UsageError
+from landcover._gdal import CPLE_BaseError, is_address, subdataset_file
+from landcover.errors import DataError, UsageError
 from landcover.fleet.stac import is_search, read_items
 from landcover.fleet.units import ETAG, PLAN, Pin, Plan, Unit, stored_options, write_plan
 from landcover.inference.grid import check_windows
@@ -30,8 +30,7 @@ from landcover.io.files import check_output
 from landcover.model.card import ModelCard, model_digest, resolve_model
 from landcover.model.runtimes import Precision, Runtime, choose_runtime, open_model
 from landcover.model.stac import stac_item
-from landcover.raster import display_name, pixel_size
-from landcover.raster.georeference import georeference_of
+from landcover.raster import display_name, pixel_size, read_header
 from landcover.scale import unknown_gsd
 from landcover.storage.scenes import scene_version
 from landcover.storage.store import Store, open_store
@@ -178,10 +177,8 @@ def _units(
     digest_of: Callable[[Path], str],
 ) -> Iterator[Unit]:
     """Yield the unit of a scene; of a large one the units of its row blocks, then the one that assembles."""
-    shape, place = None, None
-    with suppress(RasterioError, ImageError, CPLE_BaseError), open_raster(task.image) as reader:
-        shape, place = reader.shape, georeference_of(reader, declared_crs(options))[0]
-    size = shape = task.size or shape
+    header = read_header(task.image, declared_crs(options))
+    size, place = task.size or header.size, header.georeference
     scene = str(task.image if isinstance(task.image, str) else task.image.absolute())
     if file := subdataset_file(scene):
         scene = scene.replace(file, str(Path(file).absolute()))
@@ -212,7 +209,7 @@ def _units(
         scene=scene,
         picture=task.picture,
         scale=task.scale,
-        size=shape,
+        size=task.size or header.size,
         transform=None if task.transform is None else tuple(task.transform[:6]),
         pins=tuple(_pins(task, plan.predict_options, digest_of)),
         mosaic=mosaic,

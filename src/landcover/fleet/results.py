@@ -14,9 +14,7 @@ from typing import Any
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 import numpy as np
-from rasterio.enums import Resampling
 from rasterio.errors import CRSError, RasterioError
-from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 
 from landcover._gdal import CPLE_BaseError
@@ -299,18 +297,6 @@ def _strip(
         part = strip[top - window.row : bottom - window.row, col : col + width]
         if bottom <= top or not (part == NODATA).any():
             continue
-        with (
-            open_class_map(piece.path, legend) as opened,
-            WarpedVRT(
-                opened.source,
-                crs=place.crs,
-                transform=place.transform,
-                height=size[0],
-                width=size[1],
-                resampling=Resampling.nearest,
-                src_nodata=opened.nodata,
-                nodata=opened.nodata,
-            ) as warped,
-        ):
-            lay_under(part, opened.read(Window(top, col, bottom - top, width), warped))
+        with open_class_map(piece.path, legend) as opened, opened.on_grid(place, size) as read:
+            lay_under(part, read(Window(top, col, bottom - top, width)))
     return strip

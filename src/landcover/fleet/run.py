@@ -11,11 +11,11 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from landcover.errors import DataError, LandcoverError, MissingKeyError, OutputError
 from landcover.fleet.stac import map_collection
-from landcover.fleet.units import COLLECTION, Outcome, Unit, read_plan, read_units
+from landcover.fleet.units import COLLECTION, Outcome, Planned, read_plan, read_units
 from landcover.inference.workers import Engine, work_through
 from landcover.io.discovery import MASK_END
 from landcover.io.files import scratch_folder
@@ -69,14 +69,6 @@ class Summary:
     complete: bool = False
 
 
-class _Job(NamedTuple):
-    """A unit of the plan with its key and its line."""
-
-    key: str
-    unit: Unit
-    line: str
-
-
 class Run:
     """One driver: it gives units to an engine until all of its share are done.
 
@@ -93,9 +85,9 @@ class Run:
         self._plan = read_plan(store)
         self._units = enumerate(read_units(store, self._plan))
         self._given_up = {key.removeprefix("failed/").removesuffix(".json") for key in store.list("failed")}
-        self._flight: dict[str, _Job] = {}
-        self._again: deque[_Job] = deque()
-        self._assemblies: deque[_Job] = deque()
+        self._flight: dict[str, Planned] = {}
+        self._again: deque[Planned] = deque()
+        self._assemblies: deque[Planned] = deque()
         self._has_late = self._is_last_round = False
         self._assembled: set[int] = set()  # hashes of the keys of assemblies that have ended
         self._attempts: Counter[str] = Counter()
@@ -131,7 +123,7 @@ class Run:
         self._flight[job.key] = job
         return job.key, job.line
 
-    def _next(self) -> _Job | None:
+    def _next(self) -> Planned | None:
         """Return a unit that can begin now; None if there is none, perhaps because others must end first."""
         while True:
             busy = {job.unit.output for job in (*self._flight.values(), *self._again)}
@@ -143,7 +135,7 @@ class Run:
             if self._again:
                 return self._again.popleft()
             if (found := next(self._units, None)) is not None:
-                number, job = found[0], _Job(*found[1])
+                number, job = found[0], found[1]
                 is_mine = not self._is_last_round and number % self._shard[1] == self._shard[0]
                 if self._is_given_up(job):
                     if is_mine:
@@ -161,17 +153,16 @@ class Run:
             else:
                 return None
 
-    def _late(self) -> Iterator[tuple[str, Unit, str]]:
-        """Yield the assemblies that are left: the plan is read again, so that none is held."""
-        for key, unit, line in read_units(self._store, self._plan):
-            if unit.parts and hash(key) not in self._assembled:
-                yield key, unit, line
+    def _late(self) -> Iterator[Planned]:
+        """Return the assemblies that are left: the plan is read again, so that none is held."""
+        planned = read_units(self._store, self._plan)
+        return (job for job in planned if job.unit.parts and hash(job.key) not in self._assembled)
 
-    def _is_given_up(self, job: _Job) -> bool:
+    def _is_given_up(self, job: Planned) -> bool:
         """Return whether a unit is not tried: an earlier run gave it up, and no other made its map."""
         return job.key in self._given_up and not self._retry and not self._store.exists(job.unit.item)
 
-    def _end(self, job: _Job, result: Outcome | LandcoverError) -> None:
+    def _end(self, job: Planned, result: Outcome | LandcoverError) -> None:
         """Count a unit that has ended, or whose worker has; try it again, or give it up."""
         outcome = Outcome("fault", str(result)) if isinstance(result, LandcoverError) else result
         summary = self._summary
@@ -215,7 +206,7 @@ class Run:
                     f"{outcome.reason} Run the plan again to go on with the others; or, {again}."
                 )
 
-    def _give_up(self, job: _Job, outcome: Outcome) -> None:
+    def _give_up(self, job: Planned, outcome: Outcome) -> None:
         self._summary.failed[job.unit.output] = outcome.reason
         record = {
             "output": job.unit.output,

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from affine import Affine
 from pydantic import NonNegativeInt, PositiveInt, StringConstraints, TypeAdapter, ValidationError
@@ -341,8 +341,16 @@ def read_plan(store: Store) -> Plan:
         raise DataError(f"{store.address(PLAN)} is damaged: {reason}. Delete it and plan again.") from error
 
 
-def read_units(store: Store, plan: Plan) -> Iterator[tuple[str, Unit, str]]:
-    """Yield the key, the unit and the line of each unit."""
+class Planned(NamedTuple):
+    """A unit of a plan with its key, and the line in which it travels."""
+
+    key: str
+    unit: Unit
+    line: str
+
+
+def read_units(store: Store, plan: Plan) -> Iterator[Planned]:
+    """Yield all units of a plan, as a stream."""
     digest, number = hashlib.sha256(), 0
     with store.local(plan.units_key) as path, path.open("rb") as file:
         for number, line in enumerate(iter(lambda: file.readline(_LINE_BYTES), b""), 1):
@@ -352,7 +360,7 @@ def read_units(store: Store, plan: Plan) -> Iterator[tuple[str, Unit, str]]:
                 key, unit = plan.parse(text)
             except DataError as error:
                 raise _damaged(store, plan, f"line {number}: {error}") from error
-            yield key, unit, text
+            yield Planned(key, unit, text)
     if digest.hexdigest() != plan.units_sha256:
         raise _damaged(store, plan, f"it has {number} units, or others, and not the {plan.units} of {PLAN}")
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from itertools import islice, repeat
-from threading import Event
 from typing import TypeVar, cast
 
 from landcover.machine import processors
@@ -23,7 +22,6 @@ def parallel_map(
     *,
     workers: int | None = None,
     ahead: int | None = None,
-    stopped: Event | None = None,
 ) -> Generator[R, None, None]:
     """Yield ``function(item)`` for every item, in order, computed by threads.
 
@@ -35,7 +33,6 @@ def parallel_map(
         items: The items; consumed by the caller's thread.
         workers: Number of threads; by default one per CPU that this process may use, at most 16.
         ahead: Results computed or waiting, beside the one in use; by default three per worker.
-        stopped: Set when no more results are wanted, for long functions that can end early.
     """
     workers = workers or min(16, processors())
     remaining = iter(items)
@@ -53,8 +50,6 @@ def parallel_map(
                 yield result
                 del result
         finally:
-            if stopped is not None:
-                stopped.set()
             for future in pending:
                 future.cancel()
 

@@ -20,7 +20,7 @@ from landcover.io.discovery import MASK_SUFFIXES, MAX_OFF_PALETTE
 from landcover.io.locks import locked_folder
 from landcover.legend import DEEPGLOBE, Legend
 from landcover.postprocess.sieve import BLOCK_ROWS, SmallRegions, decide, rewrite
-from landcover.raster import RasterSpec, ground_sample_distance, write_map
+from landcover.raster import RasterSpec, read_header, write_map
 from landcover.raster.classmap import carried_legend, open_class_map
 from landcover.scale import check_gsd
 from landcover.values import RegionSize
@@ -130,7 +130,7 @@ def clean(
                     return (mask.index[row : row + BLOCK_ROWS] for row in range(0, height, BLOCK_ROWS))
 
             try:
-                least = size.pixels(gsd or ground_sample_distance(task.source))
+                least = size.pixels(gsd or read_header(task.source).gsd)
             except UsageError as error:
                 raise MaskError(f"{task.source}: {error}") from error
             values = decide(blocks(), width, least, strict=size.strict)

@@ -3,41 +3,22 @@
 GDAL does the reading and writing, through rasterio, by strips of rows; no raster needs to fit in memory.
 """
 
-from landcover.raster.address import display_name
-from landcover.raster.georeference import (
-    Georeference,
-    Header,
-    ground_sample_distance,
-    ground_sides,
-    pixel_size,
-    read_georeference,
-    read_header,
-    row_areas,
-)
-from landcover.raster.scene import Reading, Scene, Strip, is_picture, open_scene, read_picture
-from landcover.raster.style import style_files, write_style
-from landcover.raster.writing import RasterSpec, write_bands, write_class_raster, write_map
-
-__all__ = [
-    "Georeference",
-    "Header",
-    "RasterSpec",
-    "Reading",
-    "Scene",
-    "Strip",
-    "display_name",
-    "ground_sample_distance",
-    "ground_sides",
-    "is_picture",
-    "open_scene",
-    "pixel_size",
-    "read_georeference",
-    "read_header",
-    "read_picture",
-    "row_areas",
-    "style_files",
-    "write_bands",
-    "write_class_raster",
-    "write_map",
-    "write_style",
-]
+from landcover.raster.address import display_name as display_name
+from landcover.raster.georeference import Georeference as Georeference
+from landcover.raster.georeference import Header as Header
+from landcover.raster.georeference import ground_sides as ground_sides
+from landcover.raster.georeference import pixel_size as pixel_size
+from landcover.raster.georeference import read_header as read_header
+from landcover.raster.georeference import row_areas as row_areas
+from landcover.raster.scene import Reading as Reading
+from landcover.raster.scene import Scene as Scene
+from landcover.raster.scene import Strip as Strip
+from landcover.raster.scene import is_picture as is_picture
+from landcover.raster.scene import open_scene as open_scene
+from landcover.raster.scene import read_picture as read_picture
+from landcover.raster.style import style_files as style_files
+from landcover.raster.style import write_style as write_style
+from landcover.raster.writing import RasterSpec as RasterSpec
+from landcover.raster.writing import write_bands as write_bands
+from landcover.raster.writing import write_class_raster as write_class_raster
+from landcover.raster.writing import write_map as write_map

@@ -20,6 +20,9 @@ from landcover.errors import ImageError, foreign_reason
 from landcover.io.files import check_name
 
 _REMOTE = re.compile(r"(https?|ftp|s3|gs|az|oss|swift)://|/vsi(curl|s3|gs|az|adls|oss|swift|webhdfs)\b")
+TIMEOUT_S = 30.0
+"""Seconds without an answer after which a server has stalled; each request is tried 3 times."""
+
 _SLOW_BYTES_PER_S = 1000
 _RETRIES = 2
 _CACHE_SIZE = "GDAL_CACHEMAX"
@@ -74,20 +77,18 @@ class Address:
         text: The address that GDAL opens.
         name: The name in messages, see :func:`display_name`.
         remote: Whether it is on a network.
-        timeout_s: Seconds without an answer after which a server has stalled.
     """
 
     text: str
     name: str
     remote: bool
-    timeout_s: float
 
     @classmethod
-    def of(cls, path: str | Path, timeout_s: float) -> "Address":
+    def of(cls, path: str | Path) -> "Address":
         """Return the address of a path or URL."""
         text, name = str(path), display_name(path)
         check_name(text, name)
-        return cls(text, name, _REMOTE.search(text) is not None, timeout_s)
+        return cls(text, name, _REMOTE.search(text) is not None)
 
     def environment(self) -> rasterio.Env:
         """Return GDAL's settings while this address is opened and read, for a ``with`` block."""
@@ -96,10 +97,10 @@ class Address:
         }
         if self.remote:
             options |= {
-                "GDAL_HTTP_CONNECTTIMEOUT": f"{self.timeout_s:g}",
-                "GDAL_HTTP_LOW_SPEED_TIME": f"{max(1, round(self.timeout_s))}",
+                "GDAL_HTTP_CONNECTTIMEOUT": f"{TIMEOUT_S:g}",
+                "GDAL_HTTP_LOW_SPEED_TIME": f"{max(1, round(TIMEOUT_S))}",
                 "GDAL_HTTP_LOW_SPEED_LIMIT": str(_SLOW_BYTES_PER_S),
-                "GDAL_HTTP_TIMEOUT": f"{10 * self.timeout_s:g}",
+                "GDAL_HTTP_TIMEOUT": f"{10 * TIMEOUT_S:g}",
                 "GDAL_HTTP_MAX_RETRY": str(_RETRIES),
                 "GDAL_HTTP_RETRY_DELAY": "1",
                 "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # else ten requests for files beside it
@@ -140,7 +141,7 @@ class Address:
         if self.remote:
             return ImageError(
                 f"{self.name} cannot be read: {reason}. It does not exist, or its server refused, failed or "
-                f"gave no answer for {self.timeout_s:g} s. Check address and connection, or download it."
+                f"gave no answer for {TIMEOUT_S:g} s. Check address and connection, or download it."
             )
         return ImageError(
             f"{self.name} cannot be read as a raster: {reason}. If it is damaged or incomplete, "

@@ -1,12 +1,12 @@
 """Rasters of classes, read by windows: the meaning of the values of a file, and its georeference."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rasterio.enums import ColorInterp
+from rasterio.enums import ColorInterp, Resampling
 from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 
@@ -76,6 +76,17 @@ class ClassMap:
             Window(start, 0, min(rows, self.height - start), self.width)
             for start in range(0, self.height, rows)
         ]
+
+    @contextmanager
+    def on_grid(self, place: Georeference, size: tuple[int, int]) -> Iterator[Callable[[Window], UInt8Array]]:
+        """Yield a function that reads windows of another grid, of (height, width), by the nearest pixel."""
+        grid = {"crs": place.crs, "transform": place.transform, "height": size[0], "width": size[1]}
+        nodata = {"src_nodata": self.nodata, "nodata": self.nodata}
+        with (
+            reading(self.path),
+            WarpedVRT(self.source, resampling=Resampling.nearest, **grid, **nodata) as warped,
+        ):
+            yield lambda window: self.read(window, warped)
 
     def read(self, window: Window, source: DatasetReader | WarpedVRT | None = None) -> UInt8Array:
         """Return the classes in a window: uint8 (h, w), class indices and NODATA.
@@ -185,7 +196,7 @@ def open_raster(path: Path, what: str) -> Iterator[DatasetReader]:
 def reading(path: Path) -> Iterator[None]:
     """Turn errors of GDAL inside the block into a :class:`MaskError` that names the file."""
     try:
-        with Address.of(path, timeout_s=0).errors():  # a file: there is no server
+        with Address.of(path).errors():
             yield
     except ImageError as error:
         raise MaskError(str(error)) from error

@@ -93,16 +93,6 @@ def read_header(path: str | Path, crs: CRS | None = None) -> Header:
     return Header(place, None if place is None else pixel_size(place, *size), size, reason, position, dtypes)
 
 
-def read_georeference(path: str | Path) -> Georeference | None:
-    """Return the georeference of a raster from its header; None for any other file."""
-    return read_header(path).georeference
-
-
-def ground_sample_distance(path: str | Path) -> float | None:
-    """Return metres per pixel of a georeferenced raster, see :func:`pixel_size`; None for any other file."""
-    return read_header(path).gsd
-
-
 def position_of(source: DatasetReader, place: Georeference | None) -> Affine | None:
     """Return the transform of an open raster with the georeference ``place``, or without CRS; else None."""
     if place is not None:

@@ -18,9 +18,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from affine import Affine
 from rasterio.crs import CRS
-from rasterio.enums import Resampling
 from rasterio.errors import CRSError, RasterioError
-from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 
 from landcover._gdal import CPLE_BaseError
@@ -28,7 +26,7 @@ from landcover._typing import BoolArray, Float64Array, Int64Array, UInt8Array
 from landcover.errors import DataError, ImageError
 from landcover.legend import NODATA
 from landcover.raster.bands import percentile_range
-from landcover.raster.classmap import open_class_map, reading
+from landcover.raster.classmap import open_class_map
 from landcover.raster.extent import inside_polygons, part_of
 from landcover.raster.georeference import Georeference, Header, pixel_size
 from landcover.raster.scene import Reading, Scene, Strip, open_scene
@@ -428,31 +426,19 @@ def repeated_rows(maps: Sequence[PlacedMap]) -> Iterator[tuple[int, int, UInt8Ar
             continue
         with ExitStack() as stack:
             mapped = stack.enter_context(open_class_map(own.path))
-            height, width = own.size
-            grid = {"crs": own.georeference.crs, "transform": own.georeference.transform}
             opened = []
             for other, window in others:
                 source = stack.enter_context(open_class_map(other.path))
-                with reading(other.path):
-                    warped = WarpedVRT(
-                        source.source,
-                        **grid,
-                        height=height,
-                        width=width,
-                        resampling=Resampling.nearest,
-                        src_nodata=source.nodata,
-                        nodata=source.nodata,
-                    )
-                opened.append((source, stack.enter_context(warped), window))
+                opened.append((stack.enter_context(source.on_grid(own.georeference, own.size)), window))
             for strip in mapped.strips():
-                index = np.full((strip.height, width), NODATA, np.uint8)
-                for source, warped, window in opened:
+                index = np.full((strip.height, strip.width), NODATA, np.uint8)
+                for read, window in opened:
                     top = max(strip.row, window.row)
                     rows = min(strip.row + strip.height, window.row + window.height) - top
                     if rows > 0:
                         part = Window(top, window.col, rows, window.width)
                         target = part._replace(row=top - strip.row).slices
-                        lay_under(index[target], source.read(part, warped))
+                        lay_under(index[target], read(part))
                 if (index != NODATA).any():
                     yield number, strip.row, np.where(index == NODATA, NODATA, mapped.read(strip))
 

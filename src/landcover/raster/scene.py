@@ -14,7 +14,7 @@ from rasterio.io import DatasetReader
 
 from landcover._gdal import open_raster
 from landcover._typing import BoolArray, Float64Array, UInt8Array
-from landcover.errors import ImageError, UsageError
+from landcover.errors import ImageError
 from landcover.io import read_imagery
 from landcover.io.discovery import MASK_SUFFIXES, PICTURE_SUFFIXES, RASTER_SUFFIXES
 from landcover.raster.address import BLOCK_CACHE, Address
@@ -84,7 +84,6 @@ class Reading(NamedTuple):
         colour_fill: Whether rows and columns of one colour are fill, too. Not in data sets, whose masks may
             label them as water.
         crs: The coordinate reference system of the file's coordinates; None: that of the file.
-        timeout_s: Seconds without an answer after which a server has stalled; each request is tried 3 times.
     """
 
     bands: Sequence[int] | None = None
@@ -95,7 +94,6 @@ class Reading(NamedTuple):
     fill: Literal["nodata", "keep"] = "nodata"
     colour_fill: bool = True
     crs: CRS | None = None
-    timeout_s: float = 30.0
 
     @property
     def channels(self) -> int:
@@ -340,9 +338,7 @@ def open_scene(
         reading: Fields of :class:`Reading`, by name.
     """
     how = Reading(**reading)
-    if not (math.isfinite(how.timeout_s) and how.timeout_s > 0):
-        raise UsageError(f"The timeout is {how.timeout_s}; expected seconds above 0.")
-    address = Address.of(path, how.timeout_s)
+    address = Address.of(path)
     with ExitStack() as stack, address.errors():
         with address.environment():
             reader = stack.enter_context(open_raster(address.text))
