@@ -300,7 +300,7 @@ class Worker:
                     buffer = work.buffers[name]
                     values = np.frombuffer(zlib.decompress(file.read(length)), np.uint8)
                     buffer.write(row, values.reshape(count, *buffer.row_shape))
-                work.logs[block["number"]] = ReadLog.from_record(block)[1]
+                work.logs[block["number"]] = ReadLog.from_record(block)
         for buffer in work.buffers.values():
             buffer.flush()
 

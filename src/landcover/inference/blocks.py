@@ -13,12 +13,13 @@ import re
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from landcover._typing import UInt8Array
 from landcover.errors import OutputError
@@ -102,9 +103,9 @@ class ReadLog:
         ood: How the rows compare with the training imagery.
     """
 
-    damaged: tuple[Window, ...] = ()
-    notes: tuple[str, ...] = ()
-    ood: OodStats = field(default_factory=OodStats)
+    damaged: tuple[Window, ...]
+    notes: tuple[str, ...]
+    ood: OodStats
 
     @classmethod
     def of(cls, source: Source, block: RowBlock) -> "ReadLog":
@@ -118,18 +119,13 @@ class ReadLog:
                 damaged.append(Window(top, left, bottom - top, right - left))
         return cls(tuple(damaged), tuple(source.warnings), block.ood)
 
-    @classmethod
-    def from_record(cls, data: object) -> tuple[int, "ReadLog"]:
-        """Return the row after the last of a finished block, and its log, from the JSON of the record.
+    @staticmethod
+    def from_record(record: object) -> "ReadLog":
+        """Return the log in the JSON record of a finished block; ValueError if it has none."""
+        return _READ_LOG.validate_python(record)
 
-        Raises:
-            ValueError, KeyError, TypeError: If it is something else.
-        """
-        match data:
-            case {"stop": int() as stop, "damaged": list() as damaged, "notes": list() as notes, "ood": ood}:
-                stats = OodStats(**{**ood, "scores": tuple(ood["scores"])})
-                return stop, cls(tuple(Window(*window) for window in damaged), tuple(map(str, notes)), stats)
-        raise ValueError(f"{data!r} is not the record of a block")
+
+_READ_LOG = TypeAdapter(ReadLog)
 
 
 def joined(logs: Iterable[ReadLog]) -> ReadLog:
@@ -248,9 +244,8 @@ class SceneWork:
                 with suppress(ValueError, KeyError, TypeError, OSError):
                     record = _read_json(folder, name) or {}
                     checksum = record.pop("checksum")
-                    stop, log = ReadLog.from_record(record)
-                    if min(rows) >= stop and self._checksum(record) == checksum:
-                        self.logs[int(match[1])] = log
+                    if min(rows) >= record["stop"] and self._checksum(record) == checksum:
+                        self.logs[int(match[1])] = ReadLog.from_record(record)
 
     def _checksum(self, record: dict[str, Any]) -> int:
         """Return the CRC-32 of a block: of its record and of its rows in all buffers."""

@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast, get_args
 
+from pydantic import TypeAdapter
+
 from landcover import __version__
 from landcover.errors import (
     DataError,
@@ -555,9 +557,7 @@ def _made_otherwise(task: Task, tags: Sequence[str]) -> OutputError:
 def read_ood(text: str) -> OodReport | None:
     """Return the out-of-distribution report in a tag; None if it contains something else."""
     try:
-        data = json.loads(text)
-        share, reasons = float(data["share"]), tuple(map(str, data["reasons"]))
-        degree = None if data.get("degree") is None else float(data["degree"])
-    except (ValueError, TypeError, KeyError):
+        found = TypeAdapter(OodReport).validate_json(text)
+    except ValueError:
         return None
-    return OodReport(share, tuple(map(printable, reasons)), degree) if 0 <= share <= 1 else None
+    return replace(found, reasons=tuple(map(printable, found.reasons))) if 0 <= found.share <= 1 else None

@@ -25,6 +25,7 @@ from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 
 from landcover._typing import BoolArray, Float32Array, UInt8Array
+from landcover.config import INPUT, PRODUCTS, REPORTS
 from landcover.errors import LandcoverWarning, OutputError, UsageError
 from landcover.extras import needs
 from landcover.inference.engine import row_blocks, whole_probabilities
@@ -57,14 +58,17 @@ Gsd = float | FromModel
 _PREVIEW_PX = 512
 """Longest side of the picture of a map in a notebook."""
 
-_OF_FILES = (
-    *("bands", "scaling", "alpha", "nodata", "fill", "crs", "bbox", "aoi", "layer", "strict", "max_pixels"),
-)
+_DECLARED = PredictOptions.declared()
+_OF_FILES = tuple(name for name, option in _DECLARED.items() if option.group == INPUT)
 """Options of reading files; they do not apply to arrays."""
 
 _OF_FOLDERS = (
-    *("probabilities", "confidence", "mask_format", "style", "vector", "zones", "zone_column", "zones_layer"),
-    *("jobs", "resume", "force", "mosaic"),
+    *(
+        name
+        for name, option in _DECLARED.items()
+        if option.group in (PRODUCTS, REPORTS) and name != "map_format"
+    ),
+    *("jobs", "resume", "force"),
 )
 """Options of :func:`landcover.predict`, which writes files."""
 

@@ -20,7 +20,7 @@ from landcover._typing import Float64Array
 from landcover.errors import DataError, UsageError
 from landcover.inference.grid import WHOLE_PX
 from landcover.inference.options import PredictOptions
-from landcover.inference.reading import ArraySource
+from landcover.inference.reading import ArraySource, Source
 from landcover.io import image_size
 from landcover.io.discovery import (
     IMAGE_END,
@@ -401,7 +401,7 @@ class Imagery:
         transform: Where that is None: the transform of an image without a CRS, or None.
     """
 
-    source: Scene | MosaicScene | ArraySource
+    source: Source
     scale: Scale
     sides: tuple[float, float]
     georeference: Georeference | None = None

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,8 @@ from landcover._typing import BoolArray, UInt8Array
 from landcover.errors import UsageError
 from landcover.inference.grid import Grid
 from landcover.model.preprocessing import any_within, resample_rows, source_rows
-from landcover.raster import Strip
+from landcover.raster import Scene, Strip
+from landcover.raster.mosaic import MosaicScene
 from landcover.windows import Window
 
 _STEP_ROWS = 128
@@ -27,22 +28,6 @@ _PART_ROWS = 128
 
 ReadRows = tuple[int, int, BoolArray]
 """First row of the scene that was read, the row after the last, and where the columns are mapped."""
-
-
-class Source(Protocol):
-    """Imagery that one thread reads from top to bottom."""
-
-    @property
-    def height(self) -> int: ...  # noqa: D102
-    @property
-    def width(self) -> int: ...  # noqa: D102
-    @property
-    def part(self) -> Window: ...  # noqa: D102
-    @property
-    def warnings(self) -> Sequence[str]: ...  # noqa: D102
-    @property
-    def damaged(self) -> Sequence[Window]: ...  # noqa: D102
-    def read_rows(self, start: int, stop: int, cols: slice) -> Strip: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +70,10 @@ class ArraySource:
         """Return rows ``start`` to ``stop`` of columns."""
         valid = None if self.valid is None else self.valid[start:stop, cols]
         return Strip(self.image[start:stop, cols], valid)
+
+
+Source = Scene | MosaicScene | ArraySource
+"""Imagery that one thread reads from top to bottom."""
 
 
 class WindowRow(NamedTuple):

@@ -53,11 +53,12 @@ def choose_bands(
     """
     kinds = reader.colorinterp
     plain = [band for band, kind in enumerate(kinds, 1) if kind != ColorInterp.alpha]
-    note = None
+    doubt = exception = ""
     names = RGB if bands is None else bands.names if isinstance(bands, BandSelection) else ()
     described = [text for text in reader.descriptions if text and not _NO_NAME.fullmatch(text.strip())]
     described = described or [text for text in _wavelengths(reader).values() if text]
     described = described if all(map(is_plain, described)) else []
+    shown = ", ".join(described[:_SHOWN])
     named, by_interpretation = _named(reader, names)
     if named is not None:
         chosen = named
@@ -65,30 +66,29 @@ def choose_bands(
         numbers = " ".join(text or "" for text in reader.descriptions)
         may_be_landsat_7 = _FIRST_BAND.search(numbers) and not _LATER_BAND.search(numbers)
         if _BAND_NUMBER.search(red) and "red" not in red and may_be_landsat_7:
-            note = f"{name} numbers its bands; {_listed(chosen)} are used as red, green and blue, as of "
-            note += "Landsat 8 and 9 and Sentinel-2. If that is wrong (Landsat 4 to 7), pass --bands."
+            doubt = f"numbers its bands; {_listed(chosen)} are used as red, green and blue, as of "
+            doubt, exception = f"{doubt}Landsat 8 and 9 and Sentinel-2", " (Landsat 4 to 7)"
         elif by_interpretation and described:
-            note = f"{name} has bands named {', '.join(described[:_SHOWN])}; by its colour interpretation "
-            note += f"{_listed(chosen)} are used as red, green and blue. If that is wrong, pass --bands."
+            doubt = f"has bands named {shown}; by its colour interpretation {_listed(chosen)} are used as "
+            doubt += "red, green and blue"
     elif bands is not None:
         chosen = tuple(bands)
         if names and described and not any(map(_NO_NAME.fullmatch, names)):
-            note = f"{name} has bands named {', '.join(described[:_SHOWN])}, not {', '.join(names)} as the "
-            note += f"model; {_listed(chosen)} are used by number. If that is wrong, pass --bands."
+            doubt = f"has bands named {shown}, not {', '.join(names)} as the model; {_listed(chosen)} are "
+            doubt += "used by number"
     elif len(plain) >= 3:
         chosen = tuple(plain[:3])
         if described:
-            note = (
-                f"{name} does not say which of its bands {', '.join(described[:_SHOWN])} are red, green and "
-            )
-            note += f"blue; {_listed(chosen)} are used. If that is wrong, pass --bands."
+            doubt = f"does not say which of its bands {shown} are red, green and blue; {_listed(chosen)} are "
+            doubt += "used"
         elif len(plain) > 3:
-            note = f"{name} does not name its {reader.count} bands; {_listed(chosen)} are "
-            note += "used as red, green and blue. If that is wrong, pass --bands."
+            doubt = (
+                f"does not name its {reader.count} bands; {_listed(chosen)} are used as red, green and blue"
+            )
     else:
         chosen = tuple(plain[:1] * 3)
         if len(plain) == 2:
-            note = f"{name} has two bands; band {plain[0]} is used as grey. If that is wrong, pass --bands."
+            doubt = f"has two bands; band {plain[0]} is used as grey"
     if not chosen:
         raise ImageError(f"{name} has only an alpha band; expected imagery in RGB or grey.")
     if len(chosen) < 3 or not all(1 <= band <= reader.count for band in chosen):
@@ -106,7 +106,7 @@ def choose_bands(
     types = sorted({reader.dtypes[band - 1] for band in chosen})
     if len(types) > 1 or types[0].startswith("complex"):
         raise ImageError(f"{name} has {' and '.join(types)} pixels; expected real numbers of one type.")
-    return chosen, note
+    return chosen, f"{name} {doubt}. If that is wrong{exception}, pass --bands." if doubt else None
 
 
 def band_names(path: Path, bands: Sequence[int]) -> tuple[str, ...]:
@@ -222,10 +222,8 @@ def mask_of(
     if alpha is None and band in bands:
         band = None
     if alpha is None and band is not None and _has_many_values(reader, band):
-        note = (
-            f"{name} has many values in band {band}, which is tagged alpha (near infrared?): it is not used "
-        )
-        note += f"as a mask. To use it, pass --alpha {band}."
+        note = f"{name} has many values in band {band}, which is tagged alpha (near infrared?): it is "
+        note += f"not used as a mask. To use it, pass --alpha {band}."
         band = None
     every = reader.mask_flag_enums  # made anew for all bands at each access
     flags = [every[chosen - 1] for chosen in bands]
