@@ -56,20 +56,12 @@ def make_plan(
     precision: Precision = "fp32",
     unit_mpx: float = UNIT_MPX,
 ) -> Plan:
-    """Write the plan of a fleet into a store, with the model.
+    """Write the plan of a fleet into a store, a folder or an address of object storage, with the model.
 
-    Args:
-        inputs: Image files, folders, addresses of rasters, prefixes of object storage (they end with ``/``),
-            JSON files of a STAC ItemCollection or Item, and searches of a STAC API (addresses that end with
-            ``/search`` or ``/items``, and perhaps a query).
-        model: A model file, run folder or bundled model.
-        out: Folder, or address of object storage, that plan and results are written to.
-        options: How images are read, classified and written.
-        device: The kind of device of every worker, ``cpu`` or ``cuda``, which need not be here; auto: that
-            which :func:`landcover.open_model` takes here.
-        runtime: The library that computes, for every worker.
-        precision: Of layers that are not quantised.
-        unit_mpx: Megapixels of a unit.
+    Inputs are image files, folders, addresses of rasters, prefixes of object storage (they end with ``/``),
+    JSON files of a STAC ItemCollection or Item, and searches of a STAC API (addresses that end with
+    ``/search`` or ``/items``, and perhaps a query). ``device`` is the kind of device of every worker, ``cpu``
+    or ``cuda``, which need not be here; auto: that which :func:`landcover.open_model` takes here.
     """
     options = options or PredictOptions()
     if not (math.isfinite(unit_mpx) and unit_mpx > 0):

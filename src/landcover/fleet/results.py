@@ -92,11 +92,8 @@ class Verified:
     """What :func:`verify` has found.
 
     Attributes:
-        maps: Maps of the plan that are published.
         files: Files whose digests were compared.
-        size: Their bytes.
         missing: Maps of the plan that are not published, and files of receipts that do not exist.
-        damaged: Files that have another content than their receipt states.
         orphans: Files that no receipt names.
     """
 

@@ -49,11 +49,9 @@ class Summary:
     """What a run has done.
 
     Attributes:
-        done: Units done now.
         kept: Units whose results existed.
         failed: Reason by the map of each unit that was given up, now or before.
         waiting: Maps that wait for blocks of other shards, or of units that failed.
-        repeated: Attempts after the first.
         damaged: Maps, of those done or kept, with no data where their scene could not be read.
         missing: Maps that are published, and do not exist.
         complete: Whether no unit failed, and all maps of the plan are published and exist.

@@ -62,8 +62,6 @@ class Pin:
     """A file that a unit reads, as it was when it was planned.
 
     Attributes:
-        path: Its path or address.
-        size: Bytes.
         digest: ``sha256:`` and its digest, or ``etag:`` and what a server names this version.
         mtime_ns: When a local file was changed; not part of the key.
     """
@@ -81,10 +79,7 @@ class Unit:
     Attributes:
         output: Key of the map in the store.
         scene: Path or address of the image.
-        picture: As in :class:`~landcover.inference.plan.Task`, like the three that follow.
-        scale: Metres per pixel and their origin.
-        size: Height and width.
-        transform: The six numbers of its transform.
+        picture: As in :class:`~landcover.inference.plan.Task`, like the fields that follow.
         pins: The scene and all files that are read along with it.
         blocks: The first row block and the one after the last; None: the whole scene.
         mosaic: The scene and the files that are its context.
@@ -143,20 +138,15 @@ class Plan:
 
     Attributes:
         model: Key of the model file in the store.
-        model_sha256: Its digest.
         runtime: The library that computes.
         precision: Of layers that are not quantised.
         device: The kind of device that computes, ``cpu`` or ``cuda``: they differ in single pixels.
         options: Of the prediction, those that are not the default, as JSON.
         units_sha256: Digest of the list of units.
-        units: Number of units; a large scene is several and one that assembles them.
-        scenes: Number of maps.
         pixels: Pixels of all scenes whose size is known.
         square_km: Their area on the ground.
         minutes: Expected minutes of one process on the machine that made the plan.
         bbox: West, south, east, north of all georeferenced scenes.
-        version: Version of the package; every worker must have it.
-        format: Version of this file.
     """
 
     model: str
@@ -392,8 +382,6 @@ class Outcome:
     """How a unit ended; its fields are plain data.
 
     Attributes:
-        state: How.
-        reason: Why.
         damaged: Whether its map has no data where the scene could not be read.
     """
 

@@ -130,18 +130,14 @@ def make_grid(
     overlap_px: int | None = None,
     part: Window | None = None,
 ) -> Grid:
-    """Cover a scene with windows.
+    """Cover a scene of (height, width) with windows.
 
-    Args:
-        size: Height and width of the scene.
-        runtime: The model.
-        gsd: The scene's ground sample distance in metres per pixel, or (down, across) where pixels are not
-            square on the ground. None: the model's.
-        window_px: Side of the window in pixels at the model's GSD, rounded up to whole cells. 0: the whole
-            scene at once. None: whole up to :data:`WHOLE_PX`, beyond it the window of the model's card.
-        overlap_px: Pixels that neighbouring windows share. None: the overlap of the card for its own window,
-            a quarter of the window for another.
-        part: The pixels to map, which leaves out the columns of windows that do not reach them. None: all.
+    ``gsd`` is the scene's ground sample distance in metres per pixel, or (down, across) where pixels are not
+    square on the ground; without it the model's. ``window_px`` is the side of the window at the model's GSD,
+    rounded up to whole cells; 0: the whole scene at once; None: whole up to :data:`WHOLE_PX`, beyond it the
+    window of the model's card. Neighbours share ``overlap_px``; None: that of the card for its own window, a
+    quarter of another one. ``part`` are the pixels to map, None: all; columns of windows that do not reach
+    them are left out.
     """
     card, stride = runtime.card, runtime.stride
     model_gsd = card.preprocessing.gsd

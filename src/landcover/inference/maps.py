@@ -354,14 +354,10 @@ def _count_repeated(made: Sequence[MadeMap]) -> dict[Path, ClassAreas]:
 
 
 class _Mapper:
-    """Makes maps, one after the other.
+    """Makes maps, one after the other, with the model that ``open_runtime`` returns in this process.
 
-    Args:
-        open_runtime: Returns the model; called in the process that maps.
-        options: How scenes are read, classified and written.
-        tags: Provenance of the maps.
-        resumes: Whether a map of these tags that exists is kept: the model is identified by them.
-        alone: Whether there is one scene, whose progress is shown.
+    With ``resumes`` a map of these tags that exists is kept: the model is identified by them. ``alone``:
+    there is one scene, whose progress is shown.
     """
 
     def __init__(

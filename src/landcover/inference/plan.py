@@ -394,7 +394,6 @@ class Imagery:
     """An open image or scene.
 
     Attributes:
-        source: Its pixels, in strips.
         scale: Metres per pixel, the geometric mean of the two sides, and the origin.
         sides: Metres down and across a pixel; both ``scale.gsd`` where it is square.
         georeference: CRS and transform of the part that is mapped, or None.

@@ -73,15 +73,10 @@ class MadeMap:
     """A map that was written.
 
     Attributes:
-        task: Its image and file.
-        size: Height and width.
-        gsd: Metres per pixel.
-        gsd_source: Origin of the GSD.
         areas: Pixels and areas of each class, and of each zone.
         damaged: Windows of the scene that could not be read and have no data in the map.
         notes: Warnings about the scene.
         ood: How much of it is out of distribution for the model; None if unknown.
-        georeference: CRS and transform, or None.
         small_regions: Regions smaller than ``min_region`` that remain; 0 for a kept map.
         kept: Whether it existed before; with ``resume``, or because another process made it.
     """

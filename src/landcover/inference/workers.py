@@ -48,12 +48,9 @@ class Engine(Protocol):
 def work_through(
     engine: Engine, take: Callable[[], tuple[str, Any] | None], *, beat_s: float = 60.0
 ) -> Iterator[tuple[str, Any] | None]:
-    """Give units to an engine, and yield key and result of each that has ended.
+    """Give units to an engine, and yield key and result of each that has ended; None every ``beat_s`` or so.
 
-    Args:
-        engine: Who does them.
-        take: Returns key and unit of the next one; None: there is none until another one ends.
-        beat_s: None is yielded at least this often, in seconds.
+    ``take`` returns key and unit of the next one; None: there is none until another one ends.
     """
     in_flight = 0
     while True:

@@ -28,11 +28,9 @@ def parallel_map(
     Unlike with ``Executor.map``, the number of results in memory is bounded. When the consumer stops, running
     items are completed and no further ones begin. An exception is raised at its item's turn.
 
-    Args:
-        function: Computes one result.
-        items: The items; consumed by the caller's thread.
-        workers: Number of threads; by default one per CPU that this process may use, at most 16.
-        ahead: Results computed or waiting, beside the one in use; by default three per worker.
+    By default there is a thread for each CPU that this process may use, at most 16, and ``ahead``, the number
+    of results computed or waiting beside the one in use, is three times that. The caller's thread consumes
+    the items.
     """
     workers = workers or min(16, processors())
     remaining = iter(items)

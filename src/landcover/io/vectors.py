@@ -86,16 +86,10 @@ def read_features(
 ) -> Features:
     """Read the polygons or points of a file, reprojected to ``crs`` (see :func:`reproject`).
 
-    Points of a MultiPoint become features of their own; heights are dropped. Longitudes may be beyond 180,
-    and an area across the antimeridian may be cut there.
-
-    Args:
-        path: GeoPackage, GeoJSON, FlatGeobuf, GeoParquet, shapefile, KML or a .gdb folder.
-        crs: The CRS of the result.
-        layer: Name of the layer; optional if only one has geometries.
-        longitude: Where ``crs`` is geographic: the longitude of the raster, in its degrees. Each part of a
-            geometry is moved by whole turns to less than half a turn from it.
-        layer_option: The option that chooses the layer, for messages.
+    Files are GeoPackage, GeoJSON, FlatGeobuf, GeoParquet, shapefile, KML or a .gdb folder. Points of a
+    MultiPoint become features of their own; heights are dropped. Longitudes may be beyond 180, and an area
+    across the antimeridian may be cut there: where ``crs`` is geographic, each part is moved by whole turns
+    to less than half a turn from ``longitude``, that of the raster in its degrees.
     """
     path = Path(path)
     with foreign_errors(lambda reason: DataError(f"{path} cannot be read as a vector file: {reason}.")):
@@ -180,17 +174,11 @@ def write_features(
 
     A GeoPackage (``.gpkg``) is written batch by batch, in the memory of one. FlatGeobuf (``.fgb``, sorted by
     position), GeoJSON (``.geojson``, in longitude and latitude to 9 digits: RFC 7946) and GeoParquet
-    (``.parquet``) are written at once: all features and the file are held in memory.
+    (``.parquet``) are written at once: all features and the file are held in memory. The file's name is also
+    that of the layer; ``style`` is a QGIS style, which a GeoPackage stores in its table ``layer_styles``.
 
-    Args:
-        path: The file, whose name is also that of the layer.
-        batches: Geometries, object (n,), and their attributes, arrays (n,) by the names of ``columns``.
-            Batches of about ten thousand features are fast.
-        columns: Name and type of each attribute; ``object`` or ``str`` is text, with None for missing.
-        crs: CRS of the geometries.
-        geometry: Type of all geometries.
-        style: QGIS style, which a GeoPackage stores in its table ``layer_styles``.
-        force: Replace an existing file.
+    Batches, best of about ten thousand features, are geometries, object (n,), and arrays (n,) by the names of
+    ``columns``, which have the type of each: ``object`` or ``str`` is text, with None for missing.
     """
     driver = vector_driver(path)
     types = {name: object if np.dtype(t).kind in "UO" else np.dtype(t) for name, t in columns.items()}

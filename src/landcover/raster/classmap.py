@@ -32,9 +32,7 @@ class ClassMap:
     """An open raster of classes.
 
     Attributes:
-        path: The file.
         source: rasterio's data set; its values are those of the file.
-        georeference: CRS and transform, or None.
         legend: The classes, in the order of the indices that are read.
         classes: Class index or NODATA of each value of the file.
         nodata: A value of the file for no data.
@@ -118,14 +116,11 @@ def open_class_map(
     default its indices. 255 (where the legend lists no values), the file's own nodata value and transparent
     entries of a palette are read as nodata.
 
-    Memory: GDAL's block cache for :func:`two_rows_of_blocks`.
+    ``legend`` has the classes of the file, which must be those that it carries, if any; without it they are
+    those that it carries, else those of ``target``, else ``default``. ``target`` has the classes whose
+    indices are read, found by name; without it those of the file.
 
-    Args:
-        path: A raster file of a format that :func:`~landcover.raster.open_scene` reads.
-        legend: The classes of the file, which must be those that it carries, if any. None: those it carries,
-            else those of ``target``, else ``default``.
-        target: The classes whose indices are read, found by name. None: those of the file.
-        default: The classes of a file without any.
+    Memory: GDAL's block cache for :func:`two_rows_of_blocks`.
     """
     if legend is not None and target is not None:
         translation(legend, target)

@@ -92,9 +92,6 @@ class MapReader(NamedTuple):
     """A map file that is open for reading.
 
     Attributes:
-        size: Height and width.
-        tags: Its metadata.
-        georeference: CRS and transform, or None.
         strips: From the top, the first row and the class indices, uint8 (n, W), of each.
     """
 

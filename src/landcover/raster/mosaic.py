@@ -64,8 +64,6 @@ class Mosaic:
     """Files on one grid.
 
     Attributes:
-        height: Rows of all files together.
-        width: Columns.
         pieces: The files; where several have data the first counts.
         is_context: Whether the first file alone is mapped, and the others are its context.
     """

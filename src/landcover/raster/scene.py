@@ -106,16 +106,12 @@ class Scene:
 
     Attributes:
         name: The file or address, for messages, see :func:`~landcover.raster.display_name`.
-        height: Rows of the file.
-        width: Its columns.
         own: The pixels that the georeference is of: all; where a file is read with its neighbours, those of
             the file.
         frame: Georeference of all pixels, which the ground sample distance is of, or None.
         part: The pixels to map; the others are their surroundings.
-        georeference: CRS and transform of the file, or None.
         transform: Its transform, also without a CRS; or None.
         gsd: Metres per pixel at its centre, or None.
-        dtype: Data type of its bands in the file.
         damaged: Windows of the file that could not be read so far; invalid in its strips.
         warnings: Sentences for the user. The first rows that are read may add one.
     """
@@ -328,14 +324,10 @@ def open_scene(
     8192 columns on either side of it (at least 256 rows, in VRTs 1024), of all bands: rows x width x bands x
     bytes, twice, and at least 64 MiB. The caches of all open scenes and maps add up.
 
-    Args:
-        path: A file, or an address: http(s), s3, gs, az. Files beside an address (.msk, .aux.xml, .ovr) are
-            not used.
-        bbox: Left, bottom, right, top in the scene's CRS: the part to map, outward to whole pixels.
-        aoi: Vector file of polygons, in any CRS: the part to map is their bounds, and pixels whose centre is
-            outside of them are not wanted.
-        layer: Its layer; optional where only one has geometries.
-        reading: Fields of :class:`Reading`, by name.
+    Addresses are http(s), s3, gs, az; files beside them (.msk, .aux.xml, .ovr) are not used. ``bbox`` (left,
+    bottom, right, top in the scene's CRS, outward to whole pixels) and ``aoi`` (a vector file of polygons, in
+    any CRS) give the part to map; pixels whose centre is outside of the polygons are not wanted. ``reading``
+    are fields of :class:`Reading`.
     """
     how = Reading(**reading)
     address = Address.of(path)

@@ -50,8 +50,6 @@ class RasterSpec:
     """Size, georeference and tags of a raster.
 
     Attributes:
-        height: Number of rows.
-        width: Number of columns.
         georeference: CRS and transform, or None.
         tags: Metadata by name, such as the provenance of a map.
         transform: Where ``georeference`` is None: the transform to coordinates of an unknown CRS, or None.
