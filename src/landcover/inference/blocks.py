@@ -121,7 +121,7 @@ class ReadLog:
 
     @staticmethod
     def from_record(record: object) -> "ReadLog":
-        """Return the log in the JSON record of a finished block; ValueError if it has none."""
+        """Return the log in the JSON record of a finished block; ValueError without one."""
         return _READ_LOG.validate_python(record)
 
 
