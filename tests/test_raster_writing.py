@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.crs import CRS
 
-from landcover._gdal import _CheckedFile
 from landcover.errors import DataError, OutOfMemoryError, OutputError
 from landcover.io.files import is_temporary, work_folder_path
 from landcover.legend import DEEPGLOBE, NODATA
@@ -287,7 +286,7 @@ def test_long_and_narrow_maps_are_written(tmp_path, size, cog):
 @pytest.mark.parametrize("lost", ["description", "overviews", "blocks of overviews", "a write"])
 def test_a_failure_that_gdal_does_not_report_is_an_error(tmp_path, monkeypatch, lost, cog):
     """GDAL would write the map without its georeference or overviews, with blank ones, or in disorder."""
-    describe, write = writing._describe, _CheckedFile.write
+    describe, write = writing._describe, writing._CheckedFile.write
 
     def described(vrt, *arguments):
         levels = describe(vrt, *arguments)
@@ -304,7 +303,7 @@ def test_a_failure_that_gdal_does_not_report_is_an_error(tmp_path, monkeypatch, 
         return write(self, data)
 
     monkeypatch.setattr(writing, "_describe", described)
-    monkeypatch.setattr(_CheckedFile, "write", written)
+    monkeypatch.setattr(writing._CheckedFile, "write", written)
     if lost == "blocks of overviews":
         monkeypatch.setattr(rasterio.io.DatasetWriter, "build_overviews", blank)
     spec = RasterSpec(700, 600, PLACE)

@@ -5,30 +5,23 @@ The only module with private names of rasterio and pyogrio.
 
 import os
 import re
-import sqlite3
 import warnings
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
-from io import FileIO
+from contextlib import contextmanager, suppress
 from itertools import product
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from threading import Lock
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from xml.parsers import expat
 
-from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, PhotometricInterp
 from rasterio.env import ensure_env_with_credentials
-from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 
-from landcover.errors import DataError, ImageError, printable
+from landcover.errors import ImageError
 from landcover.hardening import ALLOWED_DRIVERS, NO_ADDRESS, is_hardened
-
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
 
 try:
     from rasterio._env import get_gdal_config as get_gdal_config
@@ -48,9 +41,9 @@ except ImportError:  # a later rasterio: its public errors are raised alone
         """Keep GDAL's own setting, which only the private function can change for good."""
 
 
-_HEAD_BYTES = 4096
+HEAD_BYTES = 4096
 _XML_BYTES = 64 << 20
-_TEXT_BYTES = 1 << 20
+TEXT_BYTES = 1 << 20
 _DEPTH = 8
 """VRTs inside each other at most."""
 _XML_DEPTH = 1000
@@ -68,7 +61,7 @@ _DRIVERS = {
     (b"CDF\x01", b"CDF\x02", b"CDF\x05"): ("netCDF",),
     (_HDF5,): ("netCDF", "HDF5", "HDF5Image"),
 }
-_BLANKS = b"\xef\xbb\xbf \t\r\n"
+BLANKS = b"\xef\xbb\xbf \t\r\n"
 """What may precede XML and JSON."""
 _ROUNDED = 0.5
 """Error of a compression from which on it changes whole numbers."""
@@ -121,57 +114,6 @@ def unplaced() -> Iterator[None]:
         yield
 
 
-class CheckedFiles:
-    """Open files for GDAL, which does not report each call that fails: a map could lose its georeference.
-
-    ``rasterio.open(path, opener=files.open)`` makes GDAL read and write through it. A failing call does not
-    raise, as GDAL is its caller; the first one is kept in ``error``.
-    """
-
-    def __init__(self) -> None:
-        self.error: OSError | None = None
-
-    def open(self, path: str, mode: str = "rb") -> "_CheckedFile":
-        """Open a file for GDAL, which looks for many that do not exist (FileNotFoundError)."""
-        try:
-            return _CheckedFile(path, mode.replace("t", "").replace("b", ""), self)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            self.error = self.error or error
-            raise
-
-
-class _CheckedFile(FileIO):
-    """A file that keeps its first error in place of raising it."""
-
-    def __init__(self, path: str, mode: str, files: CheckedFiles) -> None:
-        super().__init__(path, mode)
-        self._files = files
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        try:
-            return super().read(size) or b""
-        except OSError as error:
-            self._files.error = self._files.error or error
-            return b""
-
-    def write(self, data: "ReadableBuffer", /) -> int:
-        view, done = memoryview(data), 0
-        try:
-            while done < len(view):
-                done += super().write(view[done:]) or 0
-        except OSError as error:
-            self._files.error = self._files.error or error
-        return done
-
-    def close(self) -> None:
-        try:
-            super().close()
-        except OSError as error:
-            self._files.error = self._files.error or error
-
-
 _OTHER_COLOURS = {ColorInterp.cyan: "CMYK", ColorInterp.hue: "HSL", ColorInterp.Y: "YCbCr"}
 _OTHER_PHOTOMETRIC = (PhotometricInterp.cmyk, PhotometricInterp.cielab)
 
@@ -216,7 +158,7 @@ def _is_irreversible(path: Path) -> bool:
     if not path.is_file():
         return False
     with path.open("rb") as file:
-        head = file.read(_TEXT_BYTES)
+        head = file.read(TEXT_BYTES)
     start = head.find(b"\xff\x4f\xff\x51") + 2
     while start > 1 and start + 13 < len(head) and head[start : start + 2] != b"\xff\x52":
         start += 2 + max(2, int.from_bytes(head[start + 2 : start + 4], "big"))
@@ -269,14 +211,6 @@ def files_of(path: Path) -> list[Path]:
     beside = [path.with_suffix(f".{name}") for place in sorted(places) for name in (place, place.upper())]
     beside += [path.with_name(f"{path.name}.aux.xml"), path.with_name(f"{path.stem}_rpc.txt")]
     return [*files, *(file for file in beside if file not in files and file.is_file())]
-
-
-def vector_files(path: Path) -> list[Path]:
-    """Return a vector file, those of a shapefile beside it, and those in a folder."""
-    if path.is_dir():
-        return sorted(file for file in path.rglob("*") if file.is_file())
-    beside = path.parent.iterdir() if path.suffix.lower() == ".shp" else ()
-    return [path, *sorted(file for file in beside if file.stem == path.stem and file != path)]
 
 
 @ensure_env_with_credentials  # type: ignore[untyped-decorator]  # rasterio has no types
@@ -370,7 +304,7 @@ class _Check:
             return ("PNG",)  # GDAL reports what is missing; VRT would take XML in place of a name
         try:
             with Path(path).open("rb") as file:
-                head = file.read(_HEAD_BYTES)
+                head = file.read(HEAD_BYTES)
         except OSError as error:
             raise ImageError(
                 f"{path} cannot be read: {error.strerror}. Check the file's permissions."
@@ -380,7 +314,7 @@ class _Check:
         drivers = next((names for magics, names in _DRIVERS.items() if head.startswith(magics)), None)
         if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
             drivers = _WEBP
-        text = head.lstrip(_BLANKS)
+        text = head.lstrip(BLANKS)
         if text.startswith(b"<VRTDataset") or (
             text.startswith((b"<?xml", b"<!--")) and b"<VRTDataset" in head
         ):
@@ -421,8 +355,8 @@ class _Check:
         folder, name = os.path.split(path)
         stem = os.path.splitext(name)[0]  # noqa: PTH122
         if folder not in self._folders:
-            self._folders[folder] = _special_files(folder)
-        if special := next(_of_stem(stem, self._folders[folder]), None):
+            self._folders[folder] = special_files(folder)
+        if special := next(of_stem(stem, self._folders[folder]), None):
             raise self._refusal(os.path.join(folder, special), "is a device or a pipe. Delete it")  # noqa: PTH118
         for end in _SIDECARS:
             if os.path.exists(path + end) and self.file(path + end) != ("GTiff",):  # noqa: PTH110
@@ -513,7 +447,7 @@ class _Check:
         return ImageError(f"{source}{path} {reason}.")
 
 
-def _special_files(folder: str | Path) -> list[str]:
+def special_files(folder: str | Path) -> list[str]:
     """Return the names of pipes, sockets and devices in a folder."""
     with suppress(OSError), os.scandir(folder or ".") as entries:
         others = (entry for entry in entries if not entry.is_file() and not entry.is_dir())
@@ -521,127 +455,9 @@ def _special_files(folder: str | Path) -> list[str]:
     return []
 
 
-def _of_stem(stem: str, names: list[str]) -> Iterator[str]:
+def of_stem(stem: str, names: list[str]) -> Iterator[str]:
     """Yield the names that contain a stem as a word, such as ``HDR-a.txt`` for ``a``."""
     return (name for name in names if re.search(rf"(?<![^\W_]){re.escape(stem)}(?![^\W_])", name))
-
-
-_JSON_CRS = re.compile(rb"""[cC][rR][sS]["']|\\u00[4-7]""")
-_PLAIN_CRS = re.compile(rb"""\s*(:\s*([^\s{/]|\{[^{}\\]*(\{[^{}\\]*\}[^{}\\]*)?\})|[,}\]])""")
-_CRS_NAME = re.compile(rb"""["']properties["']\s*:\s*\{\s*["']name["']\s*:\s*["']([^"']*)["']""")
-_VECTORS = {
-    b"SQLite format 3\0": "GeoPackage",
-    b"fgb": "FlatGeobuf",
-    b"PAR1": "GeoParquet",
-    b"\0\0\x27\x0a": "shapefile",
-}
-
-
-def _is_crs(name: str) -> bool:
-    from rasterio import Env
-
-    urn = re.fullmatch(r"urn:(?:x-)?ogc:def:crs:(\w+):[^:]*:(\w+)", name, re.IGNORECASE)
-    try:
-        with Env():  # else PROJ prints what it does not find
-            CRS.from_user_input(f"{urn[1]}:{urn[2]}" if urn else "OGC:CRS84" if name == "CRS84" else name)
-    except (CRSError, CPLE_BaseError):
-        return False
-    return True
-
-
-def check_vector(path: Path) -> None:
-    """Refuse a vector file or folder whose content GDAL would open with a driver that fetches or executes.
-
-    GDAL chooses by content, and pyogrio takes no list of drivers. GeoPackage, FlatGeobuf, GeoParquet,
-    shapefile, GeoJSON, KML, and folders of shapefiles or named ``.gdb`` are accepted.
-    """
-    expected = "expected GeoPackage, GeoJSON, FlatGeobuf, GeoParquet, a shapefile or KML"
-    special = _special_files(path if path.is_dir() else path.parent)
-    if name := next(iter(special) if path.is_dir() else _of_stem(path.stem, special), None):
-        raise DataError(f"{path}: {name} is a device or a pipe. Delete it.")
-    others = path.iterdir() if path.is_dir() else map(path.with_suffix, (".prj", ".PRJ", ".cpg", ".CPG"))
-    for other in others:  # GDAL reads such texts whole
-        if (
-            other.suffix.lower() in (".prj", ".cpg")
-            and other.is_file()
-            and other.stat().st_size > _TEXT_BYTES
-        ):
-            raise DataError(f"{path}: {other.name} has more than {_TEXT_BYTES:,} bytes. Delete it.")
-    if path.is_dir():
-        if path.suffix.lower() == ".gdb" or any(path.glob("*.[sS][hH][pP]")):
-            return
-        raise DataError(f"{path} is a folder without shapefiles; {expected}.")
-    with path.open("rb") as file:
-        head = file.read(_HEAD_BYTES)
-    if path.suffix.lower() == ".zip" and head.startswith(b"PK\3\4"):
-        raise DataError(f"{path} is an archive; {expected}. Unpack it first.")
-    if not head:
-        raise DataError(f"{path} is empty (0 bytes); {expected}. Copy it again.")
-    text = head.lstrip(_BLANKS)
-    if head.startswith(tuple(_VECTORS)):
-        if head.startswith(b"SQLite") and path.suffix.lower() != ".gpkg":
-            raise DataError(f"{path} is a SQLite database; {expected}, a GeoPackage named .gpkg.")
-        if head.startswith(b"SQLite"):
-            _refuse_views(path)
-        return
-    if (
-        text.startswith((b"{", b"\x1e"))
-        and b"gdal_streamed_alg" not in head
-        and b'"stac_version"' not in head
-    ):
-        with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
-            for key in _JSON_CRS.finditer(content):
-                plain = None if key[0].startswith(b"\\") else _PLAIN_CRS.match(content, key.end())
-                if plain is None or re.search(
-                    rb"""(?i)["'](link|url)["']""", plain[0]
-                ):  # GDAL would fetch it
-                    raise DataError(
-                        f"{path} declares a CRS by a link or in an unusual form at byte {key.start()}; "
-                        'expected "crs": {"type": "name", "properties": {"name": "EPSG:..."}}.'
-                    )
-                crs = _CRS_NAME.search(plain[0])
-                if crs is not None and not _is_crs(crs[1].decode(errors="replace")):
-                    raise DataError(  # GDAL would read longitude and latitude
-                        f"{path} declares the unknown CRS {crs[1][:80].decode(errors='replace')!r}; "
-                        "expected one such as EPSG:32631."
-                    )
-        return
-    markup = re.sub(rb"<!--.*?-->|<\?.*?\?>", b"", text, flags=re.DOTALL).lstrip()
-    if markup.startswith(b"<kml") and b"<OGR" not in head:
-        return
-    raise DataError(f"{path} is not a supported vector file: it begins with {head[:8]!r}; {expected}.")
-
-
-def _refuse_views(path: Path) -> None:
-    """Refuse a GeoPackage with a view, listed or not: GDAL asks all, and a query may never end.
-
-    As by GDAL, changes of another program are read from its ``-wal`` file. Without the ``-shm`` file of that
-    program, SQLite would write one.
-    """
-    real = path.resolve()
-    changes = real.with_name(f"{real.name}-wal")
-    is_open = changes.exists() and changes.stat().st_size > 0
-    if is_open and not real.with_name(f"{real.name}-shm").exists():
-        raise DataError(
-            f"{path} has changes in {changes.name}; expected a GeoPackage that was closed. Open and close it "
-            "in the program that wrote it, such as QGIS."
-        )
-    mode = "mode=ro" if is_open else "mode=ro&immutable=1"
-    try:
-        with closing(sqlite3.connect(f"{real.as_uri()}?{mode}", uri=True)) as file:
-            file.text_factory = bytes
-            found = file.execute("select min(name) from sqlite_master where type = 'view'").fetchone()[0]
-    except sqlite3.Error as error:
-        raise DataError(
-            f"{path} cannot be read: {printable(str(error))[:200]}; expected a GeoPackage. Export its "
-            "features to a new one."
-        ) from error
-    if found is not None:
-        name = printable(bytes(found).decode(errors="replace"))[:80]
-        raise DataError(
-            f"{path}: {name} is a view, a query that may never end; expected a GeoPackage of tables alone. "
-            "Export its features to a new one."
-        )
 
 
 def import_pyogrio() -> ModuleType:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
-from landcover._gdal import files_of, vector_files
+from landcover._gdal import files_of
 from landcover._typing import UInt8Array
 from landcover.errors import ImageError, OutputError, UsageError
 from landcover.inference.blocks import ReadLog, SceneWork, band_count, joined
@@ -20,6 +20,7 @@ from landcover.inference.options import PredictOptions
 from landcover.inference.plan import Imagery, Task, pixel_areas
 from landcover.io.files import work_folder_path
 from landcover.io.readahead import read_ahead
+from landcover.io.vectorfiles import vector_files
 from landcover.legend import Legend
 from landcover.machine import check_disk, needing_memory
 from landcover.model.preprocessing import Size

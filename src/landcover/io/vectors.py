@@ -16,11 +16,12 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError, RasterioError
 from rasterio.warp import transform
 
-from landcover._gdal import CPLE_BaseError, check_vector, grid_file, import_pyogrio
+from landcover._gdal import CPLE_BaseError, grid_file, import_pyogrio
 from landcover._typing import BoolArray, Float64Array
 from landcover.errors import DataError, OutputError, UsageError, did_you_mean, foreign_errors
 from landcover.extras import needs
 from landcover.io.files import atomic_path
+from landcover.io.vectorfiles import check_vector
 
 with needs("vector"):
     pyogrio = import_pyogrio()

@@ -42,8 +42,6 @@ _TOUCH_PX = 0.5
 """Rasters that overlap by less adjoin."""
 _FAR_PX = 1 << 40
 """Rasters farther apart have a damaged georeference."""
-_ALONE = -2
-"""In place of a frame, while files are joined: they have no neighbours, or their ground is shown twice."""
 MOST_PIECES = 64
 """Files that are read for the map of one; a file with more in reach is mapped alone."""
 
@@ -178,35 +176,31 @@ class Neighbours:
             order = files_of_grid[corners[:, axis].argsort(kind="stable")]
             self._order[grid] = axis, order, self._boxes[order, 1 + axis], self._boxes[order, 3 + axis].max()
         self.repeated = 0
-        self._frames: list[tuple[int, int, int, int]] = []
+        self._frames: list[Window | None] = []  # None: without neighbours, or of ground that is shown twice
         self._frame_of = np.full(len(self._boxes), -1)
         for _, order, *_ in self._order.values():
             for number in order.tolist():
                 if self._frame_of[number] == -1:
                     self._join(number)
-        self._frame_of[self._frame_of == _ALONE] = -1
 
     def frame(self, number: int) -> Window | None:
         """Return the ground of all files that are joined to one, in its pixels; None if none is."""
-        if self._frame_of[number] < 0:
-            return None
-        top, left, height, width = self._frames[self._frame_of[number]]
+        frame = self._frames[self._frame_of[number]] if self._frame_of[number] >= 0 else None
         row, col = self._boxes[number, 1:3].tolist()
-        return Window(top - row, left - col, height, width)
+        return frame and frame._replace(row=frame.row - row, col=frame.col - col)
 
     def mosaic(self, number: int, margin: int) -> Mosaic | None:
         """Return a file with its neighbours within a margin of pixels; None without any, or with too many."""
-        top, left, height, width = self._frames[self._frame_of[number]]
-        near = self._near(number, margin)
+        frame, near = self._frames[self._frame_of[number]], self._near(number, margin)
         near = near[(self._frame_of[near] == self._frame_of[number]) & (near != number)]
-        if not 0 < near.size < MOST_PIECES:
+        if frame is None or not 0 < near.size < MOST_PIECES:
             return None
         pieces = [
-            Piece(self._paths[file], Window(row - top, col - left, *size))
+            Piece(self._paths[file], Window(row - frame.row, col - frame.col, *size))
             for file in (number, *near.tolist())
             for row, col, *size in [self._boxes[file, 1:].tolist()]
         ]
-        return Mosaic(height, width, tuple(pieces), is_context=True)
+        return Mosaic(frame.height, frame.width, tuple(pieces), is_context=True)
 
     def _near(self, number: int, margin: int) -> Int64Array:
         """Return the files of the same grid that touch one, or are within a margin, in their order."""
@@ -245,11 +239,11 @@ class Neighbours:
             return
         self.repeated += len(joined) if is_repeated else lacking
         if len(joined) == 1 or is_repeated:
-            self._frame_of[joined] = _ALONE
+            self._frames.append(None)
             return
         boxes = self._boxes[joined, 1:]
-        (top, left), (bottom, right) = boxes[:, :2].min(axis=0), (boxes[:, :2] + boxes[:, 2:]).max(axis=0)
-        self._frames.append((int(top), int(left), int(bottom - top), int(right - left)))
+        first, end = boxes[:, :2].min(axis=0), (boxes[:, :2] + boxes[:, 2:]).max(axis=0)
+        self._frames.append(Window(*first.tolist(), *(end - first).tolist()))
 
     def _repeats(self, files: Int64Array, others: Int64Array) -> BoolArray:
         """Return which files show the ground of others, more than half of the smaller one: bool (n, m)."""

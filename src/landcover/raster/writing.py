@@ -9,8 +9,9 @@ same file is written again.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import rasterio
@@ -19,7 +20,7 @@ from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 from rasterio.shutil import copy
 
-from landcover._gdal import CheckedFiles, CPLE_BaseError, unplaced
+from landcover._gdal import CPLE_BaseError, unplaced
 from landcover._typing import UInt8Array
 from landcover.errors import OutOfMemoryError, OutputError
 from landcover.io.files import atomic_path, check_output
@@ -28,6 +29,9 @@ from landcover.machine import lacks_memory
 from landcover.raster.address import BLOCK_CACHE
 from landcover.raster.georeference import Georeference
 from landcover.raster.style import colour_table, style_files, write_style
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 _BLOCK_PX = 512
 _SMALL_CACHE = 16 << 20
@@ -259,3 +263,54 @@ def _describe(
     if levels and vrt.with_name(f"{vrt.name}.ovr").stat().st_size < count * reduced:
         raise RasterioError("its overviews are incomplete")
     return len(levels)
+
+
+class CheckedFiles:
+    """Open files for GDAL, which does not report each call that fails: a map could lose its georeference.
+
+    ``rasterio.open(path, opener=files.open)`` makes GDAL read and write through it. A failing call does not
+    raise, as GDAL is its caller; the first one is kept in ``error``.
+    """
+
+    def __init__(self) -> None:
+        self.error: OSError | None = None
+
+    def open(self, path: str, mode: str = "rb") -> "_CheckedFile":
+        """Open a file for GDAL, which looks for many that do not exist (FileNotFoundError)."""
+        try:
+            return _CheckedFile(path, mode.replace("t", "").replace("b", ""), self)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+
+class _CheckedFile(FileIO):
+    """A file that keeps its first error in place of raising it."""
+
+    def __init__(self, path: str, mode: str, files: CheckedFiles) -> None:
+        super().__init__(path, mode)
+        self._files = files
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        try:
+            return super().read(size) or b""
+        except OSError as error:
+            self._files.error = self._files.error or error
+            return b""
+
+    def write(self, data: "ReadableBuffer", /) -> int:
+        view, done = memoryview(data), 0
+        try:
+            while done < len(view):
+                done += super().write(view[done:]) or 0
+        except OSError as error:
+            self._files.error = self._files.error or error
+        return done
+
+    def close(self) -> None:
+        try:
+            super().close()
+        except OSError as error:
+            self._files.error = self._files.error or error

@@ -48,6 +48,7 @@ class ClassAreas:
     Attributes:
         zones: Areas in polygons by name, see :meth:`add_zones`.
         nodata: Pixels of a zone that are on the map, but have no class.
+        polygon: Of a zone: the polygon, the map's transform, and the rows and columns around it; else None.
         whole: Pixels of a zone's whole polygon, also off the map; 0 for a map.
     """
 
@@ -59,9 +60,8 @@ class ClassAreas:
         self.row_areas = row_areas
         self.zones: dict[str, ClassAreas] = {}
         self.nodata = 0
+        self.polygon: tuple[Any, Affine, range, range] | None = None
         self.whole = 0.0
-        self._polygons: list[tuple[ClassAreas, Any, range, range]] = []
-        self._transform = Affine.identity()
 
     def add_zones(
         self,
@@ -99,7 +99,6 @@ class ClassAreas:
                 raise UsageError(
                     f"{path} has several polygons of one {column!r}. Rename them, or leave out --zone-column."
                 )
-        self._transform = georeference.transform
         for name, geometry in zip(names, features.geometries, strict=True):
             x, y = np.meshgrid(geometry.bounds[::2], geometry.bounds[1::2])
             cols, rows = georeference.pixels(x, y)
@@ -107,10 +106,10 @@ class ClassAreas:
                 range(*np.clip([np.floor(at.min()), np.ceil(at.max())], 0, length).astype(int).tolist())
                 for at, length in zip((rows, cols), size, strict=True)
             )
-            self.zones[name] = ClassAreas(self.legend, self.row_areas)
-            self.zones[name].whole = geometry.area / abs(georeference.transform.determinant)
-            self._polygons.append((self.zones[name], geometry, *inside))
-        if not any(rows and cols for _, _, rows, cols in self._polygons):
+            zone = self.zones[name] = ClassAreas(self.legend, self.row_areas)
+            zone.whole = geometry.area / abs(georeference.transform.determinant)
+            zone.polygon = geometry, georeference.transform, *inside
+        if not any(zone.polygon and all(zone.polygon[2:]) for zone in self.zones.values()):
             bounds = np.array([geometry.bounds for geometry in features.geometries])
             box = [*bounds[:, :2].min(axis=0), *bounds[:, 2:].max(axis=0)]
             if hint := swapped_axes(box, georeference, *size):
@@ -119,11 +118,8 @@ class ClassAreas:
     def empty(self) -> "ClassAreas":
         """Return counters of the same map and zones, at zero."""
         other = ClassAreas(self.legend, self.row_areas)
-        other._transform = self._transform
-        other.zones = {name: ClassAreas(self.legend, self.row_areas) for name in self.zones}
-        for new, (zone, *polygon) in zip(other.zones.values(), self._polygons, strict=True):
-            new.whole = zone.whole
-            other._polygons.append((new, *polygon))
+        other.polygon, other.whole = self.polygon, self.whole
+        other.zones = {name: zone.empty() for name, zone in self.zones.items()}
         return other
 
     def add(self, start: int, index: UInt8Array, inside: BoolArray | None = None) -> None:
@@ -152,11 +148,12 @@ class ClassAreas:
         self.pixels += pixels
         if areas is not None and areas.size:
             self.square_metres += pixels * areas[0] if alike else [float(each @ areas) for each in counts]
-        for zone, geometry, rows, cols in self._polygons:
+        for zone in self.zones.values():
+            geometry, transform, rows, cols = zone.polygon or (None, None, range(0), range(0))
             top, bottom = max(rows.start, start), min(rows.stop, start + len(index))
             if top < bottom and cols:
                 window = rasterio.windows.Window(cols.start, top, len(cols), bottom - top)
-                place = rasterio.windows.transform(window, self._transform)
+                place = rasterio.windows.transform(window, transform)
                 within = geometry_mask([geometry], (window.height, window.width), place, invert=True)
                 zone.add(top, index[top - start : bottom - start, cols.start : cols.stop], within)
 

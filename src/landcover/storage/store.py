@@ -242,16 +242,12 @@ class FolderStore(Store):
                 _write(temporary, data, flush=True)
                 try:
                     os.link(temporary, path)  # the rename that follows then changes nothing
-                except FileExistsError:
-                    raise _TakenError from None
                 except OSError as error:
-                    if error.errno not in _NO_LINKS:
+                    if error.errno != errno.EEXIST and error.errno not in _NO_LINKS:
                         raise
-                    raise _NoLinksError from None
-        except _TakenError:
-            return False
-        except _NoLinksError:
-            return self._put_new_locked(key, data)
+                    raise _NotLinkedError(error.errno) from None
+        except _NotLinkedError as error:
+            return error.args[0] != errno.EEXIST and self._put_new_locked(key, data)
         return True
 
     def _put_new_locked(self, key: str, data: bytes | Path) -> bool:
@@ -293,12 +289,8 @@ class FolderStore(Store):
             path.unlink()
 
 
-class _TakenError(Exception):
-    """The key exists."""
-
-
-class _NoLinksError(Exception):
-    """The file system does not have hard links."""
+class _NotLinkedError(Exception):
+    """The key exists, or the file system does not have hard links."""
 
 
 def _write(path: Path, data: bytes | Path, *, flush: bool = False) -> None:
