@@ -81,42 +81,40 @@ def check_parity(
 
     Returns the numbers that are compared with :data:`MIN_PARITY` and :data:`MAX_DIFFERENCE`, by runtime.
     """
-    sizes: dict[str, None] = {}
-    pixels, same = dict.fromkeys(variants, 0), dict.fromkeys(variants, 0)
-    largest = dict.fromkeys(variants, 0.0)
-    for batch in batches:
-        sizes["x".join(map(str, batch.shape[:3]))] = None
-        expected = reference(batch)
-        for name, variant in variants.items():
-            for one, two in zip(expected, variant(batch), strict=True):
+    batches = list(batches)
+    expected = [reference(batch) for batch in batches]
+    results = []
+    for name, variant in variants.items():
+        pixels, same, largest = 0, 0, 0.0
+        for batch, answer in zip(batches, expected, strict=True):
+            for one, two in zip(answer, variant(batch), strict=True):
                 if one.shape != two.shape:
                     raise ModelError(
                         f"The exported file returns {two.shape} where the network returns {one.shape}. "
                         "Nothing was written. Please report it with the output of 'landcover doctor'."
                     )
-                pixels[name] += one[:, 0].size
-                same[name] += int((one.argmax(axis=1) == two.argmax(axis=1)).sum())
+                pixels += one[:, 0].size
+                same += int((one.argmax(axis=1) == two.argmax(axis=1)).sum())
                 # np.maximum keeps NaN on either side; max() does not.
-                largest[name] = float(np.maximum(largest[name], np.abs(one - two).max()))
-    for name in variants:
-        if not (same[name] / pixels[name] >= MIN_PARITY and largest[name] <= MAX_DIFFERENCE):  # also NaN
+                largest = float(np.maximum(largest, np.abs(one - two).max()))
+        if not (same / pixels >= MIN_PARITY and largest <= MAX_DIFFERENCE):  # also NaN
             raise ModelError(
                 f"The exported file differs from the network in {name}: the predicted class is the same for "
-                f"{100 * same[name] / pixels[name]:.3f} % of the pixels "
-                f"(expected at least {100 * MIN_PARITY:g} %), and probabilities differ by up to "
-                f"{largest[name]:.2g} (expected at most {MAX_DIFFERENCE:g}). Nothing was written. The export "
-                "is at fault, not the model: please report it with the output of 'landcover doctor'."
+                f"{100 * same / pixels:.3f} % of the pixels (expected at least {100 * MIN_PARITY:g} %), and "
+                f"probabilities differ by up to {largest:.2g} (expected at most {MAX_DIFFERENCE:g}). Nothing "
+                "was written. The export is at fault, not the model: please report it with the output of "
+                "'landcover doctor'."
             )
-    return [
-        {
-            "runtime": name,
-            "sizes": list(sizes),
-            "pixels": pixels[name],
-            "agreement": same[name] / pixels[name],
-            "largest_difference": largest[name],
-        }
-        for name in variants
-    ]
+        results.append(
+            {
+                "runtime": name,
+                "sizes": list(dict.fromkeys("x".join(map(str, batch.shape[:3])) for batch in batches)),
+                "pixels": pixels,
+                "agreement": same / pixels,
+                "largest_difference": largest,
+            }
+        )
+    return results
 
 
 def check_accuracy(

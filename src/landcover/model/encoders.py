@@ -167,25 +167,21 @@ def load_encoder_weights(encoder: Encoder, weights: str | Path) -> None:
         container, _, child = first.rpartition("_")
         nested = f"{container}.{child}{dot}{rest}"
         theirs[key] = nested if key not in tensors and nested in tensors else key
+    fitted: dict[str, Tensor] = {}
+    differing = []
+    for key, value in own.items():
+        if theirs[key] not in tensors:
+            differing.append(f"{theirs[key]} is missing")
+            continue
+        fitted[key] = fit_first_layer(tensors[theirs[key]], value)
+        if fitted[key].shape != value.shape:
+            found, expected = tuple(fitted[key].shape), tuple(value.shape)
+            differing.append(f"{theirs[key]} has shape {found}, expected {expected}")
     # Further tensors must be outside the encoder's layers: a deeper network of the same family has all
     # tensors of a shallower one, and more in the same layers.
-    tensors |= {
-        theirs[key]: fit_first_layer(tensors[theirs[key]], value)
-        for key, value in own.items()
-        if theirs[key] in tensors
-    }
     layers = {key.split(".")[0] for key in theirs.values()}
-    differing = [f"{key} is missing" for key in theirs.values() if key not in tensors]
-    differing += sorted(
-        f"{key} is unexpected"
-        for key in set(tensors).difference(theirs.values())
-        if key.split(".")[0] in layers
-    )
-    differing += [
-        f"{theirs[key]} has shape {tuple(tensors[theirs[key]].shape)}, expected {tuple(value.shape)}"
-        for key, value in own.items()
-        if theirs[key] in tensors and tensors[theirs[key]].shape != value.shape
-    ]
+    further = sorted(key for key in tensors.keys() - theirs.values() if key.split(".")[0] in layers)
+    differing += [f"{key} is unexpected" for key in further]
     if differing:
         raise ModelError(
             f"{source} does not fit the encoder {name!r}: {len(differing)} of its {len(own)} tensors differ "
@@ -193,7 +189,7 @@ def load_encoder_weights(encoder: Encoder, weights: str | Path) -> None:
         )
     with torch.no_grad():
         for key, value in own.items():
-            value.copy_(tensors[theirs[key]])
+            value.copy_(fitted[key])
 
 
 def fit_first_layer(weights: Tensor, own: Tensor) -> Tensor:
