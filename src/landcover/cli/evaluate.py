@@ -1,6 +1,6 @@
 """``landcover evaluate``: scores of a model or of masks on a split, and of a map against truth."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -103,6 +103,10 @@ def _print_scores(report: EvaluationReport) -> None:
 
     from landcover.evaluation.overlap import describe_overlap
 
+    def measures(of_class: Mapping[str, Mapping[str, float | None]], digits: int = 2) -> list[list[str]]:
+        columns = ("precision", "recall", "f1")
+        return [[name, *(points(of[column], digits) for column in columns)] for name, of in of_class.items()]
+
     counts = report.confusion.astype(float)
     cleaned, overlap = report.min_region, report.training_overlap
     scored = [scores for scores in (report, cleaned) if scores]
@@ -119,13 +123,8 @@ def _print_scores(report: EvaluationReport) -> None:
         ],
         total=["mean", *(points(scores.miou) for scores in scored), "", ""],
     )
-    print_table(
-        ["class", "precision (user's) %", "recall (producer's) %", "F1 %"],
-        [
-            [name, *(points(of[measure], 1) for measure in ("precision", "recall", "f1"))]
-            for name, of in report.class_measures.items()
-        ],
-    )
+    head = ["class", "precision (user's) %", "recall (producer's) %", "F1 %"]
+    print_table(head, measures(report.class_measures, 1))
     by_row = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     print_table(
         ["truth, %", *report.classes],
@@ -147,23 +146,17 @@ def _print_scores(report: EvaluationReport) -> None:
             f"Without regions below {cleaned.min_pixels:,} px: mIoU {points(cleaned.miou)}, "
             f"{100 * cleaned.miou_change:+.2f} points"
         )
-    if report.boundaries:  # a row for each bin of distances: its own scores, then those beyond it
+    if boundaries := report.boundaries:  # a row for each bin: its own scores, then those beyond it
         rows = [
             [row.name, points(row.share)]
             + [points(score) for of in (row, row.beyond) for score in (of.miou, of.pixel_accuracy)]
-            for row in report.boundaries.bins
+            for row in boundaries.bins
         ]
         head = ["from boundary", "of truth %", "mIoU %", "accuracy %", "beyond: mIoU %", "accuracy %"]
         print_table(head, rows)
-        boundaries = report.boundaries
-        print_table(
-            [f"boundary, within {boundaries.tolerance}", "precision %", "recall %", "F1 %"],
-            [
-                [name, *(points(of[column]) for column in ("precision", "recall", "f1"))]
-                for name, of in boundaries.class_measures.items()
-            ],
-            total=["mean", "", "", points(boundaries.mean_f1)],
-        )
+        head = [f"boundary, within {boundaries.tolerance}", "precision %", "recall %", "F1 %"]
+        rows = measures(boundaries.class_measures)
+        print_table(head, rows, total=["mean", "", "", points(boundaries.mean_f1)])
     found = report.calibration
     if found and not found.pixels:
         say(

@@ -12,7 +12,7 @@ from rasterio.warp import transform
 
 from landcover._typing import Float64Array
 from landcover.data.layouts import Item, SceneTile
-from landcover.errors import DataError, printable
+from landcover.errors import DataError
 from landcover.model.preprocessing import Size
 from landcover.raster import Georeference
 from landcover.textfiles import parse_csv, parse_number, read_text
@@ -165,7 +165,7 @@ def read_scenes(path: Path, items: Iterable[Item]) -> dict[str, SceneTile]:
         place = f"{path}, line {line}"
         position = [parse_number(row[name]) for name in ("row", "col")]
         if not all(number is not None and number.is_integer() for number in position):
-            found = f"{_cut(row['row'])} and {_cut(row['col'])}"
+            found = f"{row['row'][:40]!r} and {row['col'][:40]!r}"
             raise DataError(f"{place}: row and col must be integers; found {found}.")
         tile = SceneTile(row["scene"], *(int(number or 0) for number in position))
         matching = [by_key[row["id"]]] if row["id"] in by_key else []
@@ -173,7 +173,7 @@ def read_scenes(path: Path, items: Iterable[Item]) -> dict[str, SceneTile]:
         if len(matching) > 1:
             keys = ", ".join(item.key for item in matching)
             raise DataError(
-                f"{place}: {_cut(row.get('part', ''))}/{_cut(row['id'])} fits several items: {keys}. Write "
+                f"{place}: {row.get('part', '')[:40]!r}/{row['id'][:40]!r} fits several items: {keys}. Write "
                 "keys as ids."
             )
         if not matching:
@@ -183,18 +183,12 @@ def read_scenes(path: Path, items: Iterable[Item]) -> dict[str, SceneTile]:
             if other != item.key or item.key in scenes:
                 raise DataError(
                     f"{place}: {item.key} and {other} repeat an item or the position row {tile.row}, col "
-                    f"{tile.col} of scene {_cut(tile.scene)}."
+                    f"{tile.col} of scene {tile.scene[:40]!r}."
                 )
             scenes[item.key] = tile
     if unmatched:
         logger.warning(
             f"{len(unmatched)} of {len(unmatched) + len(scenes)} rows of {path} fit no image, such as "
-            f"{_cut(unmatched[0])}; expected keys such as {next(iter(by_key), '')!r}, or part and id."
+            f"{unmatched[0][:40]!r}; expected keys such as {next(iter(by_key), '')!r}, or part and id."
         )
     return scenes
-
-
-def _cut(value: str) -> str:
-    """Return a value for a message, shortened to 40 characters."""
-    text = printable(value)
-    return repr(text if len(text) <= 40 else text[:37] + "...")

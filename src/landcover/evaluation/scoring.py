@@ -213,9 +213,9 @@ def evaluate(
     views = options.views
     named: str | Path | None = None  # the model, where it has a file
     overlap = None
-    extras: list[_Cleaning | _Calibration | _Boundaries] = []
+    extras: dict[str, _Cleaning | _Calibration | _Boundaries] = {}  # by section of the report
     if options.min_region is not None:
-        extras.append(_Cleaning(dataset, options.min_region))
+        extras["min_region"] = _Cleaning(dataset, options.min_region)
     if predictions is not None:
         source = from_folder(
             dataset, items, Path(predictions), options.prediction_legend, max_pixels=options.max_pixels
@@ -231,13 +231,13 @@ def evaluate(
         views = views or runtime.card.views
         source = from_model(dataset, runtime, views=views, probabilities=options.calibration)
         if options.calibration:
-            extras.append(_Calibration(dataset, runtime.card))
+            extras["calibration"] = _Calibration(dataset, runtime.card)
         for item in items:
             if options.maps is not None:
                 check_output(options.maps / f"{item.key}_mask.png", force=options.force)
         overlap = training_overlap(runtime.card, dataset, items)
     if options.boundaries:
-        extras.append(_Boundaries(dataset, options.boundary_tolerance or BOUNDARY_TOLERANCE))
+        extras["boundaries"] = _Boundaries(dataset, options.boundary_tolerance or BOUNDARY_TOLERANCE)
 
     def score(item: Item) -> tuple[ConfusionMatrix, int, int, int]:
         """Return counts and pixels of an image, and the off-palette pixels of truth and prediction."""
@@ -248,7 +248,7 @@ def evaluate(
             write_mask(kept, predicted.index, dataset.legend, force=options.force)
         try:
             matrix = _counted(dataset.legend, truth.index, predicted.index)
-            for extra in extras:
+            for extra in extras.values():
                 extra.update(truth.index, predicted)
         except MaskError as error:
             raise MaskError(f"{item.key}: {error}") from error
@@ -283,8 +283,8 @@ def evaluate(
         called = str(named or "the model in memory")
         notes[:0] = overlap_warnings(overlap, called, calibration=options.calibration)
     sections: dict[str, Record] = {}
-    for extra in extras:
-        sections[extra.name], found = extra.result(scores)
+    for name, extra in extras.items():
+        sections[name], found = extra.result(scores)
         notes += found
     if len(tables) < LEAST_GROUPS:
         notes.append(
@@ -343,8 +343,6 @@ def _counted(legend: Legend, truth: UInt8Array, prediction: UInt8Array) -> Confu
 class _Cleaning:
     """Scores after the removal of small regions."""
 
-    name = "min_region"
-
     def __init__(self, dataset: Dataset, min_region: str) -> None:
         self.min_region = min_region
         self.min_pixels = RegionSize.parse(min_region).pixels(dataset.gsd)
@@ -376,8 +374,6 @@ class _Cleaning:
 class _Calibration:
     """Confidence of the model against its accuracy; a model is scored by one thread."""
 
-    name = "calibration"
-
     def __init__(self, dataset: Dataset, card: ModelCard) -> None:
         self.card = card
         self.reliability = Reliability(len(card.legend.scored))
@@ -399,8 +395,6 @@ class _Calibration:
 
 class _Boundaries:
     """Scores by distance from class boundaries of the truth, and of the boundaries themselves."""
-
-    name = "boundaries"
 
     def __init__(self, dataset: Dataset, tolerance: str) -> None:
         self.gsd = dataset.known_gsd("--boundaries")
