@@ -12,21 +12,8 @@ import landcover
 SOURCE = Path(__file__).parents[1] / "src" / "landcover"
 
 ORDER = [
-    *[
-        "errors",
-        "_typing",
-        "machine",
-        "hardening",
-        "extras",
-        "_gdal",
-        "progress",
-        "textfiles",
-        "config",
-        "scale",
-        "values",
-        "legend",
-    ],
-    *["metrics", "windows", "__init__"],
+    *["errors", "_typing", "machine", "hardening", "extras", "_gdal", "progress", "textfiles", "config"],
+    *["scale", "values", "legend", "metrics", "windows", "__init__"],
     *["io", "raster", "storage", "ood", "model", "data", "postprocess", "inference", "evaluation"],
     *["training", "exporting", "fleet", "reporting", "page", "cli", "__main__"],
 ]

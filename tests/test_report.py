@@ -113,14 +113,6 @@ def test_a_log_of_something_else_is_refused(tmp_path, line, said):
         read_run(run)
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "log.jsonl"])
-def test_a_folder_that_is_no_run_is_refused(tmp_path, name):
-    run = write_run(tmp_path / "run")
-    (run / name).unlink()
-    with pytest.raises(DataError, match=f"not a run folder: {name}"):
-        collect([run])
-
-
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -157,6 +149,11 @@ def test_inputs_must_be_there_and_different(tmp_path):
         collect([tmp_path / "gone.json"])
     with pytest.raises(UsageError, match="given more than once"):
         collect([path, path.parent / "." / path.name])
+    for name in ("config.yaml", "log.jsonl"):
+        run = write_run(tmp_path / f"without {name}")
+        (run / name).unlink()
+        with pytest.raises(DataError, match=f"not a run folder: {name}"):
+            collect([run])
 
 
 def test_nan_in_json_is_an_undefined_number(tmp_path):

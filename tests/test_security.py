@@ -355,22 +355,12 @@ def test_commands_report_nothing_and_leave_nothing(world):
     write_pairs(world.inbox / "data")
     (world.inbox / "tiny.yaml").write_text(yaml.safe_dump(dict(TINY) | {"steps": 2}))
     predict = ["predict", "inbox/good.tif", "--model", "starter", "--out"]
-    train = [
-        "train",
-        "--data",
-        "inbox/data",
-        "--preset",
-        "inbox/tiny.yaml",
-        "--weights",
-        "none",
-        "--out",
-        "out/run",
-    ]
+    train = ["train", "--data", "inbox/data", "--preset", "inbox/tiny.yaml", "--weights", "none"]
     commands = [
         ["doctor"],
         [*predict, "out"],
         [*predict, "out/2", "--runtime", "onnxruntime"],
-        train,
+        [*train, "--out", "out/run"],
         ["export", "out/run", "--out", "out/m.onnx"],
         ["evaluate", "--model", "out/m.onnx", "--data", "inbox/data", "--split", "folders:validation"],
     ]
