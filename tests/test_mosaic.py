@@ -238,18 +238,10 @@ def test_pieces_have_whole_pixels_in_the_mosaic(tmp_path):
 
 
 def test_exchanged_axes_and_several_types_are_refused(tmp_path):
-    def save(name, bands, transform):
-        profile = {"driver": "GTiff", "count": 3, "height": 64, "width": 64, "crs": UTM}
-        with rasterio.open(
-            tmp_path / name, "w", dtype=bands.dtype.name, transform=transform, **profile
-        ) as file:
-            file.write(bands)
-        return tmp_path / name
-
-    bands = np.random.default_rng(0).integers(1, 255, (3, 64, 64))
+    bands = np.random.default_rng(0).integers(1, 255, (64, 64, 3))
     straight, right = Affine(0.5, 0, 0, 0, -0.5, 0), Affine(0.5, 0, 32, 0, -0.5, 0)
-    first = save("a.tif", bands.astype(np.uint8), straight)
-    other = save("b.tif", bands.astype(np.uint16), right)
+    first = save_raster(tmp_path / "a.tif", bands.astype(np.uint8), crs=UTM, transform=straight)
+    other = save_raster(tmp_path / "b.tif", bands.astype(np.uint16), crs=UTM, transform=right)
     turned = Georeference(UTM, Affine(0, 0.5, 32, -0.5, 0, 0))
     own, beside = Georeference(UTM, straight), Georeference(UTM, right)
     with pytest.raises(DataError, match=r"b\.tif is on another grid"):

@@ -8,8 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from rasterio.transform import from_origin
 
+from imagefiles import save_raster
 from landcover.errors import DataError, LandcoverError, MissingKeyError, OutputError, StoreError, UsageError
 from landcover.storage import bucket as buckets
 from landcover.storage import scenes as addresses
@@ -356,17 +359,10 @@ def test_http_is_read_only(proxy, tmp_path):
 @pytest.fixture
 def scene(tmp_path):
     """Return a tiled GeoTIFF of noise, and its pixels."""
-    import numpy as np
-    import rasterio
-    from rasterio.transform import from_origin
-
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 512, 512), np.uint8)
-    path = tmp_path / "scene.tif"
-    profile = {"driver": "GTiff", "width": 512, "height": 512, "count": 3, "dtype": "uint8", "tiled": True}
+    pixels = np.random.default_rng(0).integers(0, 256, (512, 512, 3), np.uint8)
     place = {"crs": "EPSG:32631", "transform": from_origin(5e5, 5e6, 0.5, 0.5)}
-    with rasterio.open(path, "w", **profile, **place, blockxsize=128, blockysize=128) as file:
-        file.write(pixels)
-    return path, pixels.transpose(1, 2, 0)
+    blocks = {"tiled": True, "blockxsize": 128, "blockysize": 128}
+    return save_raster(tmp_path / "scene.tif", pixels, **place, **blocks), pixels
 
 
 def test_gdal_reads_windows_of_the_server_that_is_set(bucket, proxy, scene):
