@@ -106,7 +106,7 @@ COLOUR, MEAN = np.array([30.0, 60, 90]), np.array([127.5, 102, 76.5])
         ((0, 0, -1), {"contrast": 1.0}, MEAN),
         # Brightness is a factor and comes last.
         ((0, 0, 1, 1), {"brightness": 0.5, "contrast": 0.5}, 1.5 * (MEAN + 1.5 * (COLOUR - MEAN))),
-        ((0, 0, 0, 0, 1, 0, -0.5), {"channel_gain": 0.4}, [1.4 * 30, 60, 0.8 * 90]),
+        ((0, 0, 0, 1, 1, 0, -0.5), {"brightness": 0.5, "channel_gain": 0.4}, COLOUR * 1.5 * [1.4, 1, 0.8]),
     ],
 )
 def test_variations_of_colour_by_hand(draws, config, expected):
