@@ -164,10 +164,6 @@ class Usage(NamedTuple):
     free: int
 
 
-def run_prepare(data, out):
-    prepare(data, out)
-
-
 def run_train(data, out):
     from landcover.training import train
     from training_world import tiny
@@ -183,7 +179,7 @@ def run_predict(data, out):
 
 
 @pytest.mark.usefixtures("full")
-@pytest.mark.parametrize("verb", [run_prepare, run_train, run_predict])
+@pytest.mark.parametrize("verb", [prepare, run_train, run_predict])
 def test_a_full_disk_is_reported_before_the_work(tmp_path, verb):
     data = write_pairs(tmp_path / "data")
     with pytest.raises(OutputError, match=r"needs about .* of disk space in .*out.*; 1,000 bytes are free"):
