@@ -4,7 +4,7 @@ import logging
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path, PurePosixPath
@@ -445,7 +445,7 @@ def open_imagery(task: Task, options: PredictOptions, model_gsd: float) -> Itera
             if task.mosaic is None:
                 scene = stack.enter_context(open_scene(task.image, **how))
             else:
-                scene = stack.enter_context(MosaicScene(task.mosaic, task.name, **how))
+                scene = stack.enter_context(closing(MosaicScene(task.mosaic, task.name, **how)))
             if task.scale is None or task.scale.source == "raster":
                 scale = Scale(scene.gsd or model_gsd, "raster" if scene.gsd else "assumed")
                 sides = ground_sides(scene.frame, (scene.height, scene.width), scale.gsd)

@@ -26,7 +26,7 @@ _PART_ROWS = 128
 """A step is resampled in parts of at most so many rows, at least two: two threads share them."""
 
 
-ReadRows = tuple[int, int, BoolArray]
+ReadRows = tuple[int, int, BoolArray | None]
 """First row of the scene that was read, the row after the last, and where the columns are mapped."""
 
 
@@ -160,7 +160,8 @@ class _Steps:
         self._at = row // self._height * self._height
         self._top = source_rows(slice(self._at, self._at + 1), grid.size[0], grid.model_size[0]).start
         self._strip = np.empty((0, self._cols.stop - self._cols.start, len(mean)), np.uint8)
-        self._valid = self._mapped = np.empty(self._strip.shape[:2], bool)
+        self._valid: BoolArray | None = None
+        self._mapped: BoolArray | None = None
         scale, left = grid.size[1] / grid.model_size[1] * grid.stride, self._cols.start
         self._windows = [
             slice(max(0, math.floor(span.start * scale) - left), max(1, math.ceil(span.stop * scale) - left))
@@ -179,20 +180,16 @@ class _Steps:
         bottom = self._top + len(self._strip)
         fresh = []
         if needed.stop > bottom:
-            image, valid, wanted = self._source.read_rows(bottom, needed.stop, self._cols)
-            valid = np.ones(image.shape[:2], bool) if valid is None else valid
-            mapped = valid if wanted is None else valid & wanted
+            strip = self._source.read_rows(bottom, needed.stop, self._cols)
+            mapped = strip.valid
+            if strip.wanted is not None:
+                mapped = strip.wanted if mapped is None else mapped & strip.wanted
             fresh.append((bottom, needed.stop, mapped))
-            if not valid.all():
-                # Values without imagery are arbitrary, and resampling mixes them with their neighbours.
-                image = image.copy()
-                image[~valid] = self._filling
-            self._strip = np.concatenate([self._strip, image]) if len(self._strip) else image
-            self._valid = np.concatenate([self._valid, valid])
-            self._mapped = np.concatenate([self._mapped, mapped])
+            self._append(strip, mapped)
         drop = needed.start - self._top
         self._strip, self._top = self._strip[drop:], needed.start
-        self._valid, self._mapped = self._valid[drop:], self._mapped[drop:]
+        self._valid = None if self._valid is None else self._valid[drop:]
+        self._mapped = None if self._mapped is None else self._mapped[drop:]
 
         height = min(_PART_ROWS, self._height // _PARTS)
 
@@ -206,14 +203,25 @@ class _Steps:
         parts = list(self._pool.map(resample, range(rows.start, rows.stop, height)))
         image = parts[0] if len(parts) == 1 else np.concatenate(parts)
         seen = np.ones(len(self._windows), bool)
-        if not self._mapped.all():
+        if self._mapped is not None:
             columns = np.logical_or.reduce(self._mapped, axis=0)
             seen = np.array([columns[window].any() for window in self._windows])
         return _Step(rows.start, rows.stop, image, self._whole(rows), seen, fresh)
 
+    def _append(self, strip: Strip, mapped: BoolArray | None) -> None:
+        image, valid, have = strip.image, strip.valid, self._strip
+        if valid is not None and not valid.all():
+            # Values without imagery are arbitrary, and resampling mixes them with their neighbours.
+            image = image.copy()
+            image[~valid] = self._filling
+        shapes = have.shape[:2], image.shape[:2]
+        self._valid = _stacked(self._valid, valid, shapes)
+        self._mapped = _stacked(self._mapped, mapped, shapes)
+        self._strip = np.concatenate([have, image]) if len(have) else image
+
     def _whole(self, rows: slice) -> BoolArray | None:
         """Return bool (rows, model's width): which pixels are made of imagery alone; None: all."""
-        if self._valid.all():
+        if self._valid is None or self._valid.all():
             return None
         size, model_size = self._grid.size, self._grid.model_size
         if size == model_size:
@@ -224,12 +232,25 @@ class _Steps:
         return ~missing
 
 
+def _stacked(
+    above: BoolArray | None, below: BoolArray | None, shapes: tuple[tuple[int, ...], tuple[int, ...]]
+) -> BoolArray | None:
+    """Put masks of two shapes together, of which None is all True."""
+    if above is None and below is None:
+        return None
+    masks = (
+        np.ones(shape, bool) if m is None else m for m, shape in zip((above, below), shapes, strict=True)
+    )
+    return np.concatenate(list(masks))
+
+
 def valid_rows(parts: Sequence[ReadRows], start: int, stop: int) -> BoolArray | None:
     """Return bool (stop - start, W): where rows of the scene are mapped; None: everywhere."""
-    result = np.ones((stop - start, parts[0][2].shape[1] if parts else 0), bool)
+    arrays = [valid for _, _, valid in parts if valid is not None]
+    result = np.ones((stop - start, arrays[0].shape[1] if arrays else 0), bool)
     for first, last, valid in parts:
         a, b = max(first, start), min(last, stop)
-        if a < b:
+        if valid is not None and a < b:
             result[a - start : b - start] = valid[a - first : b - first]
     # The result must not depend on how the rows were read.
     return None if result.all() else result
