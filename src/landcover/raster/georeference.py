@@ -271,8 +271,12 @@ def row_areas(georeference: Georeference, height: int, width: int) -> Float64Arr
         edges = unit * (f + row_step * np.arange(height + 1))
         # Area from the equator to a latitude for one radian of longitude: a² q / 2 with the q of equation
         # 3-12 in Snyder, Map Projections: A Working Manual (1987).
-        radius, inverse_flattening = _ellipsoid(georeference.crs)
-        flattening = 1 / inverse_flattening if inverse_flattening else 0.0
+        # The WKT has the semi-major axis in metres and the inverse flattening, which is 0 for a sphere.
+        match = re.search(
+            r'(?:SPHEROID|ELLIPSOID)\["(?:[^"]|"")*",([\d.]+),([\d.]+)', georeference.crs.to_wkt()
+        )
+        radius, inverse = map(float, match.groups()) if match else (_WGS84_RADIUS, _WGS84_INVERSE_FLATTENING)
+        flattening = 1 / inverse if inverse else 0.0
         e2 = flattening * (2 - flattening)
         sine = np.sin(np.clip(edges, -np.pi / 2, np.pi / 2))
         if e2 == 0:
@@ -295,9 +299,3 @@ def row_areas(georeference: Georeference, height: int, width: int) -> Float64Arr
     area: Float64Array = np.abs(steps[0, 0] * steps[1, 1] - steps[0, 1] * steps[1, 0])
     mean: Float64Array = area.reshape(height, -1) @ (_WEIGHTS / 2)
     return mean
-
-
-def _ellipsoid(crs: CRS) -> tuple[float, float]:
-    """Return semi-major axis in metres and inverse flattening (0: a sphere); of WGS 84 if not declared."""
-    match = re.search(r'(?:SPHEROID|ELLIPSOID)\["(?:[^"]|"")*",([\d.]+),([\d.]+)', crs.to_wkt())
-    return (float(match[1]), float(match[2])) if match else (_WGS84_RADIUS, _WGS84_INVERSE_FLATTENING)
