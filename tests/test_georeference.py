@@ -126,6 +126,14 @@ def test_longitude_and_latitude(top, step):
         ("EPSG:4267", 1.0, (6_378_206.4, 294.9786982)),  # NAD27, Clarke 1866
         ("+proj=longlat +R=3396190 +no_defs +type=crs", 1.0, (3_396_190.0, 0.0)),  # Mars
         ("EPSG:4807", 0.9, (6_378_249.2, 293.4660213)),  # in grads, Clarke 1880
+        (
+            # GDAL writes three axes as WKT 2, where the ellipsoid keeps its unit: EPSG:3139's, in feet.
+            'GEOGCRS["x",DATUM["x",ELLIPSOID["Clarke 1880",20926202,293.466307655635,LENGTHUNIT["foot",'
+            '0.3048]]],CS[ellipsoidal,3],AXIS["latitude",north],AXIS["longitude",east],AXIS["height",up,'
+            'LENGTHUNIT["metre",1]],ANGLEUNIT["degree",0.0174532925199433]]',
+            1.0,
+            (20_926_202 * 0.3048, 293.466307655635),
+        ),
         ("EPSG:4042", 1.0, (6_377_299.365595, 300.8017255)),  # Everest 1830, declared in Indian feet
     ],
 )

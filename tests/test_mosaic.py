@@ -232,9 +232,14 @@ def test_pieces_have_whole_pixels_in_the_mosaic(tmp_path):
     files = [
         (tmp_path / str(n), place.moved(row, col), (7, 9)) for n, (row, col) in enumerate([(5, 4), (0, 9)])
     ]
-    mosaic = lay_out(files)
+    for path, own, size in files:
+        save_raster(path.with_suffix(".tif"), photo(*size), crs=UTM, transform=own.transform)
+    mosaic = lay_out([(path.with_suffix(".tif"), *others) for path, *others in files])
     assert [piece.window for piece in mosaic.pieces] == [(5, 0, 7, 9), (0, 5, 7, 9)]
     assert (mosaic.height, mosaic.width) == (12, 14)
+    scene = MosaicScene(mosaic, "m.tif")
+    scene.close()
+    assert scene.frame.transform.almost_equals(place.moved(0, 4).transform, 1e-6)
 
 
 def test_exchanged_axes_and_several_types_are_refused(tmp_path):

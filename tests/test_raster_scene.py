@@ -697,13 +697,16 @@ def test_a_scene_gives_its_share_of_the_cache_back(tmp_path):
 )
 def test_wavelengths_name_bands_or_are_reported(tmp_path, lengths, interpretation, chosen, noted):
     form = {"photometric": "rgb", "alpha": "no"} if interpretation else {"photometric": "minisblack"}
-    path = save_raster(tmp_path / "a.tif", np.full((40, 40, len(lengths)), 90, np.uint8), **form)
+    image = np.tile((90 + 10 * np.arange(len(lengths))).astype(np.uint8), (40, 40, 1))
+    path = save_raster(tmp_path / "a.tif", image, **form)
     with rasterio.open(path, "r+") as file:
         for band, text in enumerate(lengths, 1):
             file.update_tags(band, wavelength=text)
     with rasterio.open(path) as file:
         found, note = choose_bands("a.tif", file, None)
     assert (found, note is not None) == (chosen, noted)
+    with open_scene(path) as scene:
+        assert np.array_equal(read_all(scene)[0], image[..., np.subtract(chosen, 1)])
     if noted:
         assert lengths[0] in note
         assert "--bands" in note

@@ -244,7 +244,6 @@ REFUSED = [
     ),
     ("a.gpkg", lambda path: write_features(path, [], COLUMNS, UTM), "no features in its layer 'a'"),
     ("a.fgb", lambda path: write_raw(path, [shapely.Point(1, 1)], None), "does not declare the CRS"),
-    ("a.gpkg", lambda path: write_raw(path, FAR, "EPSG:32632"), r"a\.gpkg: The coordinates 1e\+30, 1e\+30 "),
     *[
         ("a.gpkg", lambda path, shapes=shapes: write_raw(path, shapes), message)
         for shapes, message in (
@@ -264,6 +263,11 @@ def test_a_file_that_cannot_be_used_is_refused_with_the_reason(tmp_path, name, w
     write(tmp_path / name)
     with pytest.raises(DataError, match=message):
         read_features(tmp_path / name, UTM)
+
+
+def test_coordinates_that_do_not_exist_in_the_crs(tmp_path):
+    with pytest.raises(DataError, match=r"far\.gpkg: The coordinates 1e\+30, 1e\+30 do not exist in"):
+        read_features(write_raw(tmp_path / "far.gpkg", FAR), WGS84)
 
 
 def test_suffixes_that_cannot_be_written(tmp_path):

@@ -34,6 +34,7 @@ from landcover.fleet.units import ETAG, Outcome, Unit, read_plan
 from landcover.inference import workers
 from landcover.inference.blocks import ReadLog, SceneWork, product_rows
 from landcover.inference.maps import provenance, unreadable
+from landcover.inference.options import further_rasters
 from landcover.inference.plan import Imagery, Task, open_imagery, products
 from landcover.inference.scene import (
     IMAGE,
@@ -218,7 +219,7 @@ class Worker:
         with rows.open("wb") as file:
             for block in make_blocks(self._runtime, imagery, grid, numbers, options):
                 log, chunks = ReadLog.of(imagery.source, block), []
-                for name, row, values in product_rows(block, legend, options.rasters):
+                for name, row, values in product_rows(block, legend, further_rasters(options)):
                     data = zlib.compress(np.ascontiguousarray(values).data, _LEVEL)
                     file.write(data)
                     chunks.append([name, row, len(values), len(data)])

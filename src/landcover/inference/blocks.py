@@ -24,6 +24,7 @@ from pydantic import TypeAdapter
 from landcover._typing import UInt8Array
 from landcover.errors import OutputError
 from landcover.inference.engine import RowBlock
+from landcover.inference.options import FURTHER_RASTERS
 from landcover.inference.reading import Source
 from landcover.io.files import WorkFolder, work_folder, writing
 from landcover.legend import NODATA, Legend
@@ -144,23 +145,23 @@ def joined(logs: Iterable[ReadLog]) -> ReadLog:
 
 
 def band_count(raster: str, legend: Legend) -> int:
-    """Return the bands of one of :attr:`PredictOptions.rasters`."""
+    """Return the bands of ``classes``, or of one of :data:`FURTHER_RASTERS`."""
     return len(legend.scored) if raster == "probabilities" else 1
 
 
 def product_rows(
     block: RowBlock, legend: Legend, rasters: Collection[str]
 ) -> Iterator[tuple[str, int, UInt8Array]]:
-    """Yield the rows that a block adds to each raster: its name, the first row, and uint8 (n, ...).
+    """Yield the rows that a block adds to the classes, and to each of ``rasters`` beside them.
 
-    Nodata where there is no imagery.
+    They are the raster's name, the first row, and uint8 (n, ...); nodata where there is no imagery.
     """
     if block.start < block.stop:
         classes = block.class_indices(legend)
         if block.valid is not None:
             classes[~block.valid] = NODATA
         yield "classes", block.start, classes
-    for chunk, values in block.probabilities() if len(rasters) > 1 else ():
+    for chunk, values in block.probabilities() if any(name in rasters for name in FURTHER_RASTERS) else ():
         row = block.start + chunk.start
         if "probabilities" in rasters:
             scaled = np.rint(values * PROBABILITIES.steps).astype(np.uint8)

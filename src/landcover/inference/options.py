@@ -129,6 +129,10 @@ class ImageryOptions(Options):
         return Reading(**own)
 
 
+FURTHER_RASTERS = ("probabilities", "confidence")
+"""What can be written of each row beside the classes, by the option that asks for it."""
+
+
 class PredictOptions(ImageryOptions):
     """How images are read, classified and written. Every field has a default.
 
@@ -357,11 +361,6 @@ class PredictOptions(ImageryOptions):
             raise UsageError("--resume keeps existing maps and --force overwrites them. Pass only one.")
         return self
 
-    @property
-    def rasters(self) -> list[str]:
-        """Names of what is written of each row: ``classes``, and ``probabilities`` and ``confidence``."""
-        return ["classes", *(name for name in ("probabilities", "confidence") if getattr(self, name))]
-
     def for_model(self, card: ModelCard) -> "PredictOptions":
         """Return the options with bands, scaling and views of a model's card, where none are set.
 
@@ -396,3 +395,8 @@ class PredictOptions(ImageryOptions):
         """
         declared = self.declared()
         return {name: getattr(self, name) for name, option in declared.items() if option.changes_map}
+
+
+def further_rasters(options: PredictOptions) -> list[str]:
+    """Return which of :data:`FURTHER_RASTERS` are written."""
+    return [name for name in FURTHER_RASTERS if getattr(options, name)]

@@ -19,7 +19,7 @@ from landcover._gdal import is_address, subdataset_file
 from landcover._typing import Float64Array
 from landcover.errors import DataError, UsageError
 from landcover.inference.grid import WHOLE_PX
-from landcover.inference.options import PredictOptions
+from landcover.inference.options import PredictOptions, further_rasters
 from landcover.inference.reading import ArraySource, Source
 from landcover.io import image_size
 from landcover.io.discovery import (
@@ -362,7 +362,7 @@ def _doubts(scene: Scene | MosaicScene, gsd: float, model_gsd: float) -> Iterato
 def products(task: Task, options: PredictOptions) -> list[Path]:
     """Return all files that are written for an image."""
     return [
-        *(task.beside(f"_{name}.tif") for name in options.rasters[1:]),
+        *(task.beside(f"_{name}.tif") for name in further_rasters(options)),
         *(style_files(task.map) if options.style and task.format(options).is_geotiff else ()),
         *([world_file(task.map)] if task.transform and not task.format(options).is_geotiff else []),
         *([task.map.with_suffix(f".{options.vector}")] if options.vector else []),

@@ -16,7 +16,7 @@ from landcover.errors import ImageError, OutputError, UsageError
 from landcover.inference.blocks import ReadLog, SceneWork, band_count, joined
 from landcover.inference.engine import RowBlock, row_blocks
 from landcover.inference.grid import Grid, make_grid
-from landcover.inference.options import PredictOptions
+from landcover.inference.options import PredictOptions, further_rasters
 from landcover.inference.plan import Imagery, Task, pixel_areas
 from landcover.io.files import work_folder_path
 from landcover.io.readahead import read_ahead
@@ -29,6 +29,7 @@ from landcover.ood.profile import OodReport
 from landcover.postprocess.sieve import (
     SmallRegions,
     remaining_regions,
+    remove_small_regions,
     sieve_row_blocks,
 )
 from landcover.raster import Georeference, RasterSpec, write_bands
@@ -200,7 +201,7 @@ def make_map(
             options.zones, options.zone_column, imagery.georeference, imagery.size, options.zones_layer
         )
     grid = scene_grid(runtime, imagery, options, task.name)
-    rasters = options.rasters
+    rasters = ["classes", *further_rasters(options)]
     identity: dict[str, object] = {
         "size": imagery.size,
         "tags": tags,
@@ -261,7 +262,7 @@ def disk_needed(task: Task, size: Size, legend: Legend, options: PredictOptions)
 
     All rows of all products if they are kept on disk, else of one product; a third more for overviews.
     """
-    bands = [band_count(name, legend) for name in options.rasters]
+    bands = [band_count(name, legend) for name in ("classes", *further_rasters(options))]
     on_disk = math.prod(size) > IN_MEMORY_PIXELS
     raw = math.prod(size) * (sum(bands) if on_disk else max(bands))
     finished = (file.stat().st_size for file in work_folder_path(task.map).glob("*.raw") if options.resume)
@@ -276,7 +277,7 @@ def memory_needed(grid: Grid, runtime: Runtime, options: PredictOptions, *, on_d
     if (options.views or runtime.card.views) in (2, 3):
         batch = int(batch * 1.35**2)
     row = across * rows * (4 * stride**2 + 4 * classes)
-    bands = sum(band_count(name, runtime.card.legend) for name in options.rasters)
+    bands = 1 + sum(band_count(name, runtime.card.legend) for name in further_rasters(options))
     held = bands * width * (0 if on_disk else height)
     return held + 2 * row + batch * NETWORK_BYTES
 
@@ -317,7 +318,7 @@ def write_products(
     """
     legend, force = areas.legend, options.force or options.resume
     cog = options.map_format == "cog"
-    for name in options.rasters[1:]:
+    for name in further_rasters(options):
         buffer = work.buffers[name]
         bands = (strip.reshape(len(strip), -1, spec.width).swapaxes(0, 1) for strip in buffer.strips())
         names, coding = ["confidence"], CONFIDENCE
@@ -332,7 +333,10 @@ def write_products(
     if options.min_region is not None:
         min_pixels = options.min_region.pixels(gsd)
         strict = options.min_region_strict
-        strips = sieve_row_blocks(classes.read, spec.height, spec.width, min_pixels, strict=strict)
+        if spec.height * spec.width <= IN_MEMORY_PIXELS:
+            strips = iter([remove_small_regions(classes.read(0, spec.height), min_pixels, strict=strict)])
+        else:
+            strips = sieve_row_blocks(classes.read, spec.height, spec.width, min_pixels, strict=strict)
 
     def counted() -> Iterator[UInt8Array]:
         row = 0

@@ -19,7 +19,7 @@ from landcover.io import MaskFormat, read_mask
 from landcover.io.discovery import MASK_SUFFIXES, MAX_OFF_PALETTE
 from landcover.io.locks import locked_folder
 from landcover.legend import DEEPGLOBE, Legend
-from landcover.postprocess.sieve import BLOCK_ROWS, SmallRegions, decide, rewrite
+from landcover.postprocess.sieve import BLOCK_ROWS, SmallRegions, decide, remove_small_regions, rewrite
 from landcover.raster import RasterSpec, read_header, write_map
 from landcover.raster.classmap import carried_legend, open_class_map
 from landcover.scale import check_gsd
@@ -73,7 +73,7 @@ def clean(
     force: bool = False,
     **limits: Unpack[MaskLimits],
 ) -> Cleaned:
-    """Remove small regions from masks, see :func:`~landcover.postprocess.sieve.remove_small_regions`.
+    """Remove small regions from masks, see :func:`remove_small_regions`.
 
     Folders are searched for PNG and TIFF files (except ``*_sat.*``, which are imagery) and keep their
     structure below ``out``. Georeferenced TIFFs stay GeoTIFFs in the same place, every other mask becomes a
@@ -119,36 +119,35 @@ def clean(
             if by_blocks:
                 source = opened.enter_context(open_class_map(task.source, own))
                 height, width, off_palette = source.height, source.width, 0
-
-                def blocks() -> Iterator[UInt8Array]:
-                    return map(source.read, source.strips(BLOCK_ROWS))
             else:
                 mask = read_mask(task.source, own, **allowed)
                 (height, width), off_palette = mask.index.shape, mask.off_palette
-
-                def blocks() -> Iterator[UInt8Array]:
-                    return (mask.index[row : row + BLOCK_ROWS] for row in range(0, height, BLOCK_ROWS))
-
             try:
                 least = size.pixels(gsd or read_header(task.source).gsd)
             except UsageError as error:
                 raise MaskError(f"{task.source}: {error}") from error
-            values = decide(blocks(), width, least, strict=size.strict)
             small, changed = SmallRegions(width), 0
-
-            def cleaned() -> Iterator[UInt8Array]:
-                nonlocal changed
-                old, read = tee(blocks())  # rewrite takes one block for each that it yields: no more is held
-                for before, after in zip(old, rewrite(read, width, values), strict=True):
-                    changed += int(np.count_nonzero(before != after))
-                    small.add(after)
-                    yield after
-
             if by_blocks:
+
+                def blocks() -> Iterator[UInt8Array]:
+                    return map(source.read, source.strips(BLOCK_ROWS))
+
+                def cleaned(values: UInt8Array) -> Iterator[UInt8Array]:
+                    nonlocal changed
+                    old, read = tee(blocks())  # rewrite takes one block for each that it yields
+                    for before, after in zip(old, rewrite(read, width, values), strict=True):
+                        changed += int(np.count_nonzero(before != after))
+                        small.add(after)
+                        yield after
+
+                values = decide(blocks(), width, least, strict=size.strict)
                 spec = RasterSpec(height, width, source.place, tags)
-                write_map(task.target, cleaned(), spec, own, force=force)
+                write_map(task.target, cleaned(values), spec, own, force=force)
             else:
-                index = np.concatenate(list(cleaned()))
+                index = remove_small_regions(mask.index, least, strict=size.strict)
+                changed = int(np.count_nonzero(index != mask.index))
+                for row in range(0, height, BLOCK_ROWS):
+                    small.add(index[row : row + BLOCK_ROWS])
                 task.write(index, own, mask_format=mask_format, tags=tags, force=force)
             return height * width, changed, off_palette, small.count(least)
 

@@ -1,13 +1,15 @@
-"""Small regions: the rule of GDAL's sieve by row blocks, for maps larger than memory.
+"""Small regions: the rule of GDAL's sieve, also by row blocks for maps larger than memory.
 
-It gives the bytes of GDAL, which only takes all regions above 2**31 - 1 pixels for equal, in a third of its
-time on usual maps.
+Both ways give the same bytes; only GDAL takes all regions above 2**31 - 1 pixels for equal. By row blocks
+costs time and memory by runs (stretches of a row with one class), GDAL by pixels: usual maps take a third of
+GDAL's time, maps of noise eight times as much.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from heapq import heapify, heappop, heappush
 
 import numpy as np
+from rasterio.features import sieve
 
 from landcover._typing import IntArray, UInt8Array
 from landcover.errors import MaskError, UsageError
@@ -18,9 +20,11 @@ BLOCK_ROWS = 256
 """Rows of a block by default: a block of a usual map stays in the processor's cache."""
 
 _MANY = 1 << 20
+_NOISY = 0.1
+"""Runs per pixel from which on GDAL's sieve is faster: blocks of 8 px, or one pixel in 20 by chance."""
 
 
-def remove_small_regions(index: UInt8Array, min_pixels: int) -> UInt8Array:
+def remove_small_regions(index: UInt8Array, min_pixels: int, *, strict: bool = False) -> UInt8Array:
     """Give regions below a number of pixels the class of their largest neighbour: uint8 (H, W).
 
     A region is a set of pixels of one value that are connected along edges (4-connected). The rule is that of
@@ -34,14 +38,21 @@ def remove_small_regions(index: UInt8Array, min_pixels: int) -> UInt8Array:
       neighbour.
 
     Hence small regions can remain, and a second pass may remove some of them that have gained a large
-    neighbour. No new values appear, and regions that were large enough never shrink.
+    neighbour. No new values appear, and regions that were large enough never shrink. ``strict`` as for
+    :func:`decide`.
     """
     if index.ndim != 2 or index.dtype != np.uint8:
         raise MaskError(
             f"Found a map of shape {index.shape} and type {index.dtype}; expected uint8 (height, width)."
         )
     height, width = index.shape
-    blocks = sieve_row_blocks(lambda start, stop: index[start:stop], height, width, min_pixels)
+    if not strict and 1 < min_pixels <= index.size < 1 << 31:
+        runs = np.count_nonzero(index[:, 1:] != index[:, :-1]) + height
+        inside = index != NODATA
+        if runs > _NOISY * index.size and inside.any():
+            result: UInt8Array = sieve(np.ascontiguousarray(index), min_pixels, mask=inside.astype(np.uint8))
+            return result
+    blocks = sieve_row_blocks(lambda start, stop: index[start:stop], height, width, min_pixels, strict=strict)
     return np.concatenate([index[:0], *blocks])
 
 

@@ -271,11 +271,18 @@ def row_areas(georeference: Georeference, height: int, width: int) -> Float64Arr
         edges = unit * (f + row_step * np.arange(height + 1))
         # Area from the equator to a latitude for one radian of longitude: a² q / 2 with the q of equation
         # 3-12 in Snyder, Map Projections: A Working Manual (1987).
-        # The WKT has the semi-major axis in metres and the inverse flattening, which is 0 for a sphere.
+        # The WKT has the semi-major axis, in metres or its own unit, and the inverse flattening, which is 0
+        # for a sphere.
         match = re.search(
-            r'(?:SPHEROID|ELLIPSOID)\["(?:[^"]|"")*",([\d.]+),([\d.]+)', georeference.crs.to_wkt()
+            r'(?:SPHEROID|ELLIPSOID)\["(?:[^"]|"")*",([\d.]+),([\d.]+)(?:,LENGTHUNIT\["[^"]*",([\d.]+))?',
+            georeference.crs.to_wkt(),
         )
-        radius, inverse = map(float, match.groups()) if match else (_WGS84_RADIUS, _WGS84_INVERSE_FLATTENING)
+        axis, inverse, metre = (
+            (float(number or 1) for number in match.groups())
+            if match
+            else (_WGS84_RADIUS, _WGS84_INVERSE_FLATTENING, 1.0)
+        )
+        radius = axis * metre
         flattening = 1 / inverse if inverse else 0.0
         e2 = flattening * (2 - flattening)
         sine = np.sin(np.clip(edges, -np.pi / 2, np.pi / 2))

@@ -242,12 +242,16 @@ class FolderStore(Store):
                 _write(temporary, data, flush=True)
                 try:
                     os.link(temporary, path)  # the rename that follows then changes nothing
+                except FileExistsError:
+                    raise _KeyExistsError from None
                 except OSError as error:
-                    if error.errno != errno.EEXIST and error.errno not in _NO_LINKS:
+                    if error.errno not in _NO_LINKS:
                         raise
-                    raise _NotLinkedError(error.errno) from None
-        except _NotLinkedError as error:
-            return error.args[0] != errno.EEXIST and self._put_new_locked(key, data)
+                    raise _NoLinksError from None
+        except _KeyExistsError:
+            return False
+        except _NoLinksError:
+            return self._put_new_locked(key, data)
         return True
 
     def _put_new_locked(self, key: str, data: bytes | Path) -> bool:
@@ -289,8 +293,12 @@ class FolderStore(Store):
             path.unlink()
 
 
-class _NotLinkedError(Exception):
-    """The key exists, or the file system does not have hard links."""
+class _KeyExistsError(Exception):
+    """Another writer was first."""
+
+
+class _NoLinksError(Exception):
+    """The file system does not have hard links."""
 
 
 def _write(path: Path, data: bytes | Path, *, flush: bool = False) -> None:

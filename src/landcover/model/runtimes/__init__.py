@@ -79,11 +79,11 @@ class Runtime(ABC):
 
 @contextmanager
 def model_errors(
-    path: Path, library: str, reason: Callable[[str], str], *kinds: type[Exception]
+    path: Path, library: str, reason: Callable[[str], str], *kinds: type[Exception], advice: str = ""
 ) -> Iterator[None]:
     """Turn some errors of a library into a ModelError of one line, or an OutOfMemoryError.
 
-    ``reason`` finds the reason in the library's message.
+    ``reason`` finds the reason in the library's message; ``advice`` is what else to do about it.
     """
     try:
         yield
@@ -94,8 +94,7 @@ def model_errors(
                 "another model."
             ) from error
         raise ModelError(
-            f"{path} cannot be run by {library}: {reason(str(error).strip())}. Export the run again; if the "
-            "device is the cause, 'landcover doctor' lists the devices."
+            f"{path} cannot be run by {library}: {reason(str(error).strip())}. Export the run again{advice}."
         ) from error
 
 

@@ -77,7 +77,11 @@ class ONNXRuntime(Runtime):
     def _model_errors(self) -> AbstractContextManager[None]:
         """Its errors have no common type; the reason is the first line."""
         return model_errors(
-            self._path, "onnxruntime", lambda text: text.partition("\n")[0].rstrip("."), Exception
+            self._path,
+            "onnxruntime",
+            lambda text: text.partition("\n")[0].rstrip("."),
+            Exception,
+            advice="; if the device is the cause, 'landcover doctor' lists the devices",
         )
 
 
