@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from datafolders import MINIATURES, image_of, truth_of, write_folder, write_imag
 from imagefiles import save
 from landcover.data import open_dataset, prepare, verify
 from landcover.data.cache import CacheDataset
+from landcover.data.dataset import combine
 from landcover.data.vectorlabels import VectorSource
 from landcover.errors import DataError, OutputError, UsageError
 from landcover.evaluation import evaluate
@@ -55,6 +57,15 @@ def test_images_of_different_sizes_do_not_mix(tmp_path):
 def cache(tmp_path):
     write_folder(tmp_path / "data", "restarting")
     return prepare(tmp_path / "data", tmp_path / "cache").dataset
+
+
+def test_masks_of_caches_are_read_without_their_images(cache, monkeypatch):
+    expected = [cache.class_pixels(item) for item in cache.labelled]
+    both = combine([replace(cache, gsd=0.5)] * 2)
+    monkeypatch.setattr(CacheDataset, "read_imagery", None)  # calling it is a TypeError
+    for n, item in enumerate(both.labelled):
+        np.testing.assert_array_equal(both.class_pixels(item), expected[n % len(expected)])
+        np.testing.assert_array_equal(both.labels(item).index, truth_of(item.key.partition("/")[2]))
 
 
 class TestReading:

@@ -9,13 +9,14 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 from rasterio.windows import Window as RasterWindow
 
-from imagefiles import PLACE, photo, save, save_raster
+from imagefiles import PLACE, class_index, cut, photo, save, save_raster, spoil_block
 from landcover.data import open_dataset, verify
+from landcover.errors import ImageError
 from landcover.inference.options import PredictOptions
 from landcover.inference.plan import open_imagery, plan
 from landcover.legend import DEEPGLOBE, NODATA
 from landcover.model.preprocessing import any_within, mirrored, resample_image
-from landcover.raster import open_scene, read_picture
+from landcover.raster import Reading, open_scene, read_picture
 from landcover.raster.fill import find_fill
 from landcover.windows import Window
 
@@ -107,6 +108,41 @@ def test_labelled_ground_of_one_colour_is_kept_and_what_is_not_is_reported(tmp_p
     (note,) = verify(dataset).notes
     assert f"1 of 2 images, most of all images/1.{form}" in note
     assert "2.9 % of all pixels" in note
+
+
+@pytest.mark.parametrize("form", ["tif", "png", "jpg"])
+def test_a_mask_is_read_beside_a_damaged_image_that_has_imagery_everywhere(tmp_path, form):
+    """The edges of a raster tell, and with --fill keep the header of a picture."""
+    path, index = tmp_path / f"images/a.{form}", class_index(512, 512)
+    path.parent.mkdir()
+    if form == "tif":
+        tiles = {"tiled": True, "blockxsize": 64, "blockysize": 64, "compress": "deflate"}
+        spoil_block(save_raster(path, photo(512, 512), place=True, **tiles), 3, 4)
+    else:
+        cut(save(path, photo(512, 512)), -2000)
+    save(tmp_path / "masks/a.png", DEEPGLOBE.colours[index])
+    reading = Reading(fill="nodata" if form == "tif" else "keep")
+    dataset = open_dataset(tmp_path, legend=DEEPGLOBE, gsd=0.5, reading=reading)
+    (item,) = dataset.items
+    with pytest.raises(ImageError, match=r"a\."):
+        dataset.read_imagery(item)
+    assert np.array_equal(dataset.labels(item).index, index)
+    assert dataset.class_pixels(item).sum() == 512 * 512
+
+
+@pytest.mark.parametrize(("mode", "form"), [("LA", "png"), ("RGBA", "webp"), ("P", "png")])
+def test_masks_are_nodata_where_a_picture_is_transparent_whatever_the_fill(tmp_path, mode, form):
+    image = Image.fromarray(photo(32, 32)).convert(mode)
+    hidden, options = np.eye(32, dtype=bool), {"lossless": True} if form == "webp" else {}
+    if mode == "P":
+        hidden, options = np.asarray(image) < 128, {"transparency": bytes([0] * 128 + [255] * 128)}
+    else:
+        image.putalpha(Image.fromarray(np.where(hidden, 0, 255).astype(np.uint8)))
+    (tmp_path / "images").mkdir()
+    image.save(tmp_path / f"images/a.{form}", **options)
+    save(tmp_path / "masks/a.png", DEEPGLOBE.colours[class_index(32, 32)])
+    dataset = open_dataset(tmp_path, legend=DEEPGLOBE, gsd=0.5, reading=Reading(fill="keep"))
+    assert np.array_equal(dataset.labels(dataset.items[0]).index == NODATA, hidden)
 
 
 @pytest.mark.parametrize(

@@ -163,6 +163,9 @@ def test_the_table_of_scenes_takes_keys_and_counts_rows_that_fit_nothing(tmp_pat
     }
     assert "1 of 5 rows" in caplog.text
     assert "'gone'" in caplog.text
+    table.write_text(f"id,scene,row,col\na/images/0,a,{'7x' * 30},0\n")
+    with pytest.raises(DataError, match=rf"found '{'7x' * 20}'\.\.\. and '0'\."):
+        open_dataset(tmp_path)
     flat = pairs(tmp_path / "flat", ["images/0", "images/1"])
     (flat / "scenes.csv").write_text("id,scene,row,col\n0,s,0,0\n1,s,0,1\n")
     assert len(open_dataset(flat).scenes) == 2

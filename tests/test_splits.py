@@ -40,6 +40,9 @@ class Listed(Dataset):
     def georeference(self, item):
         return None
 
+    def labels(self, item):
+        raise NotImplementedError
+
     def labels_within(self, item, valid):
         raise NotImplementedError
 

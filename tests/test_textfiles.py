@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from landcover.errors import ConfigError, DataError, LandcoverError
+from landcover.errors import ConfigError, DataError, LandcoverError, first_few, printable, shortened
 from landcover.textfiles import (
     YAML_BYTES,
     parse_csv,
     parse_json,
+    parse_number,
     parse_yaml,
     plain_cell,
     read_text,
@@ -170,3 +171,27 @@ def test_a_pipe_a_device_and_a_large_file_are_not_read(tmp_path: Path) -> None:
 )
 def test_a_cell_is_no_formula(text: str, cell: str) -> None:
     assert plain_cell(text) == cell
+
+
+def test_texts_of_messages_are_short_and_of_one_line() -> None:
+    assert printable("a\x1b[31m\nb\u202ec\u2028é") == "a\\x1b[31m\\nb\\u202ec\\u2028é"
+    assert [first_few("abcd", shown) for shown in (2, 3, 4)] == [
+        "a, b, and 2 more",
+        "a, b, c, and 1 more",
+        "a, b, c, d",
+    ]
+    assert [shortened("a" * length) for length in (40, 41)] == [f"'{'a' * 40}'", f"'{'a' * 40}'..."]
+
+
+def test_a_cell_is_a_finite_decimal_number_or_none() -> None:
+    cells = {
+        " -1.5e2 ": -150.0,
+        ".5": 0.5,
+        "1_000": None,
+        "1e999": None,
+        "nan": None,
+        "inf": None,
+        "": None,
+        "0x1": None,
+    }
+    assert {cell: parse_number(cell) for cell in cells} == cells

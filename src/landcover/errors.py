@@ -155,6 +155,11 @@ def first_few(names: Iterable[object], shown: int = 5) -> str:
     return ", ".join(texts[:shown] + ([f"and {more} more"] if more > 0 else []))
 
 
+def shortened(text: str, length: int = 40) -> str:
+    """Return a text in quotes, with ``...`` after its first characters where it has more: ``'aaaa'...``."""
+    return f"{text[:length]!r}{'...' * (len(text) > length)}"
+
+
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun, in the plural where it is not 1: ``1,200 masks``."""
     return f"{number:,} {noun}{'s' * (number != 1)}"

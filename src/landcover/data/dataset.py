@@ -143,18 +143,17 @@ class Dataset(ABC):
         """Read an image or a window of it: uint8 (height, width, C); see :meth:`read_imagery`."""
         return self.read_imagery(item, window)[0]
 
+    @abstractmethod
     def labels(self, item: Item) -> Mask:
         """Read a whole mask as class indices of :attr:`legend`, with the count of its off-palette pixels.
 
-        It is NODATA where the image has no imagery.
+        It is NODATA where the image has no imagery. The image is decoded only where that needs it.
 
         Raises:
             DataError: If the item has no mask, or the mask is unreadable or of another size than the image.
             MaskError: If its compression is lossy, or image and mask are georeferenced in different places.
+            ImageError: If the image must be decoded and cannot be.
         """
-        mask = self.labels_within(item, None)  # first, so that a damaged mask beside a damaged image is named
-        valid = self.read_imagery(item)[1]
-        return mask if valid is None else only_within(mask, valid)
 
     @abstractmethod
     def labels_within(self, item: Item, valid: BoolArray | None) -> Mask:
@@ -283,6 +282,12 @@ class CombinedDataset(Dataset):
         """Read a mask or a window of it, in the legend of the first data set."""
         dataset, own, table = self.sources[item.key]
         return np.take(table, dataset.read_mask(own, window))
+
+    def labels(self, item: Item) -> Mask:
+        """Read a whole mask, in the legend of the first data set."""
+        dataset, own, table = self.sources[item.key]
+        mask = dataset.labels(own)
+        return mask._replace(index=np.take(table, mask.index))
 
     def labels_within(self, item: Item, valid: BoolArray | None) -> Mask:
         """Read a whole mask, in the legend of the first data set."""

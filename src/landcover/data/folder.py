@@ -27,7 +27,7 @@ from landcover.data.settings import check_assumed_legend, declared_legend, read_
 from landcover.errors import DataError, MaskError, UsageError
 from landcover.io import MAX_PIXELS, Mask, image_size, read_mask
 from landcover.io.discovery import MAX_OFF_PALETTE, RASTER_SUFFIXES
-from landcover.io.images import check_pixels, exif_orientation
+from landcover.io.images import check_pixels, exif_orientation, is_masked
 from landcover.io.masks import binary_mask, check_off_palette_limit, lossy_mask
 from landcover.legend import DEEPGLOBE, NODATA, Legend, translation
 from landcover.model.preprocessing import Preprocessing
@@ -35,6 +35,7 @@ from landcover.raster import (
     Georeference,
     Header,
     Reading,
+    Scene,
     is_picture,
     open_scene,
     read_header,
@@ -85,16 +86,32 @@ class FolderDataset(Dataset):
 
     def read_imagery(self, item: Item, window: Window | None = None) -> tuple[UInt8Array, BoolArray | None]:
         """Decode an image and cut the window out of it; fill of one colour may be labelled as water."""
-        if is_picture(item.image, self.georeference(item), self.reading):
+        if self._is_picture(item):
             image, valid, _ = read_picture(
                 item.image, max_pixels=self.max_pixels, fill=self.reading.fill, colour_fill=False
             )
         else:
-            check_pixels(item.image, self.size(item), self.max_pixels)
-            reading = self.reading._replace(strict=True, colour_fill=False)
-            with open_scene(item.image, **reading._asdict()) as scene:
+            with self._open(item) as scene:
                 image, valid, _ = scene.read_rows(0, scene.height)
         return crop(image, window), None if valid is None else crop(valid, window)
+
+    def labels(self, item: Item) -> Mask:
+        """Decode a mask; the image only where its header or its edges say that it may lack imagery."""
+        mask = self.labels_within(item, None)  # first, so that a damaged mask beside a damaged image is named
+        if self._is_picture(item):
+            may_lack_imagery = self.reading.fill == "nodata" or is_masked(item.image)
+        else:
+            with self._open(item) as scene:
+                may_lack_imagery = scene.is_masked
+        valid = self.read_imagery(item)[1] if may_lack_imagery else None
+        return mask if valid is None else only_within(mask, valid)
+
+    def _is_picture(self, item: Item) -> bool:
+        return is_picture(item.image, self.georeference(item), self.reading)
+
+    def _open(self, item: Item) -> Scene:
+        check_pixels(item.image, self.size(item), self.max_pixels)
+        return open_scene(item.image, **self.reading._replace(strict=True, colour_fill=False)._asdict())
 
     def fingerprint(self, item: Item) -> Fingerprint:
         """Hash the image file, and its pixels once they are decoded."""

@@ -12,7 +12,7 @@ from rasterio.warp import transform
 
 from landcover._typing import Float64Array
 from landcover.data.layouts import Item, SceneTile
-from landcover.errors import DataError
+from landcover.errors import DataError, shortened
 from landcover.model.preprocessing import Size
 from landcover.raster import Georeference
 from landcover.textfiles import parse_csv, parse_number, read_text
@@ -165,7 +165,7 @@ def read_scenes(path: Path, items: Iterable[Item]) -> dict[str, SceneTile]:
         place = f"{path}, line {line}"
         position = [parse_number(row[name]) for name in ("row", "col")]
         if not all(number is not None and number.is_integer() for number in position):
-            found = f"{row['row'][:40]!r} and {row['col'][:40]!r}"
+            found = f"{shortened(row['row'])} and {shortened(row['col'])}"
             raise DataError(f"{place}: row and col must be integers; found {found}.")
         tile = SceneTile(row["scene"], *(int(number or 0) for number in position))
         matching = [by_key[row["id"]]] if row["id"] in by_key else []
@@ -173,8 +173,8 @@ def read_scenes(path: Path, items: Iterable[Item]) -> dict[str, SceneTile]:
         if len(matching) > 1:
             keys = ", ".join(item.key for item in matching)
             raise DataError(
-                f"{place}: {row.get('part', '')[:40]!r}/{row['id'][:40]!r} fits several items: {keys}. Write "
-                "keys as ids."
+                f"{place}: {shortened(row.get('part', ''))}/{shortened(row['id'])} fits several items: "
+                f"{keys}. Write keys as ids."
             )
         if not matching:
             unmatched.append(row["id"])
@@ -183,12 +183,12 @@ def read_scenes(path: Path, items: Iterable[Item]) -> dict[str, SceneTile]:
             if other != item.key or item.key in scenes:
                 raise DataError(
                     f"{place}: {item.key} and {other} repeat an item or the position row {tile.row}, col "
-                    f"{tile.col} of scene {tile.scene[:40]!r}."
+                    f"{tile.col} of scene {shortened(tile.scene)}."
                 )
             scenes[item.key] = tile
     if unmatched:
         logger.warning(
             f"{len(unmatched)} of {len(unmatched) + len(scenes)} rows of {path} fit no image, such as "
-            f"{unmatched[0][:40]!r}; expected keys such as {next(iter(by_key), '')!r}, or part and id."
+            f"{shortened(unmatched[0])}; expected keys such as {next(iter(by_key), '')!r}, or part and id."
         )
     return scenes

@@ -181,25 +181,30 @@ def evaluate(
     """
     options = with_deprecated(options or EvaluateOptions(), deprecated, "evaluate", {"borders": "boundaries"})
     has_model = model is not None
-    refusals = {
-        "Pass either --model M or --predictions DIR.": has_model == (predictions is not None),
-        "--maps writes the maps of a --model; --predictions are files already.": (
-            options.maps is not None and not has_model
+    refusals = [
+        (has_model == (predictions is not None), "Pass either --model M or --predictions DIR."),
+        (
+            options.maps is not None and not has_model,
+            "--maps writes the maps of a --model; --predictions are files already.",
         ),
-        "--prediction-legend requires --predictions; a model contains its legend.": (
-            options.prediction_legend is not None and predictions is None
+        (
+            options.prediction_legend is not None and predictions is None,
+            "--prediction-legend requires --predictions; a model contains its legend.",
         ),
-        "--views sets how a --model is run; --predictions are maps already.": (
-            options.views is not None and not has_model
+        (
+            options.views is not None and not has_model,
+            "--views sets how a --model is run; --predictions are maps already.",
         ),
-        "--calibration needs probabilities, which --predictions do not contain. Pass --model M.": (
-            options.calibration and not has_model
+        (
+            options.calibration and not has_model,
+            "--calibration needs probabilities, which --predictions do not contain. Pass --model M.",
         ),
-        "--boundary-tolerance needs --boundaries, which compares the class boundaries.": (
-            options.boundary_tolerance is not None and not options.boundaries
+        (
+            options.boundary_tolerance is not None and not options.boundaries,
+            "--boundary-tolerance needs --boundaries, which compares the class boundaries.",
         ),
-    }
-    for message, is_refused in refusals.items():
+    ]
+    for is_refused, message in refusals:
         if is_refused:
             raise UsageError(message)
     if options.json is not None:

@@ -11,7 +11,7 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
 from landcover._typing import BoolArray, Float64Array, UInt8Array
-from landcover.errors import DataError, UsageError, did_you_mean
+from landcover.errors import DataError, UsageError, did_you_mean, shortened
 from landcover.extras import needs
 from landcover.io.vectors import WGS84, Kind, class_text, move_near, read_features, reproject
 from landcover.legend import NODATA, Legend
@@ -158,6 +158,6 @@ def _coordinates(path: Path, rows: dict[str, npt.NDArray[Any]], names: tuple[str
     for axis, name in enumerate(names):
         for row, cell in enumerate(columns[axis]):
             if (value := parse_number(cell)) is None:
-                raise DataError(f"{path}: row {row + 1} has {cell[:40]!r} as {name}; expected a number.")
+                raise DataError(f"{path}: row {row + 1} has {shortened(cell)} as {name}; expected a number.")
             places[row, axis] = value
     return places

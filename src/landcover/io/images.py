@@ -341,6 +341,29 @@ def image_size(path: Path) -> tuple[int, int]:
     return _guarded(path, ImageError, lambda file_format: file_format.size(path))
 
 
+def is_masked(path: Path) -> bool:
+    """Return whether pixels of a picture may lack imagery by its header; see :func:`read_imagery`.
+
+    Raises:
+        ImageError: If the file is missing, empty or of no known format.
+    """
+
+    def by_header(file_format: Format) -> bool:
+        if file_format.name in ("TIFF", "JP2"):
+            from rasterio.enums import MaskFlags
+
+            with _open_raster(path) as raster:
+                return not all(MaskFlags.all_valid in flags for flags in raster.mask_flag_enums)
+        if file_format.name == "PNG":
+            with path.open("rb") as file:
+                head = file.read(_HEAD_BYTES)
+            return head[25:26] >= b"\4" or b"tRNS" in head
+        return file_format.name in ("WebP", "GIF")
+
+    path = Path(path)
+    return _guarded(path, ImageError, by_header)
+
+
 def exif_orientation(path: Path) -> int:
     """Return the EXIF orientation of a picture, 1 to 8; 1 (as stored) without one, or for other files.
 

@@ -171,6 +171,14 @@ class Scene:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def is_masked(self) -> bool:
+        """Whether pixels may lack imagery: by a nodata value, an alpha band, a mask, fill, or as NaN."""
+        mask = self._mask
+        others = (mask.alpha, mask.nodata, mask.inside, mask.missing)
+        is_marked = bool(mask.masked) or any(each is not None for each in others)
+        return is_marked or self.dtype.startswith("float")
+
     def close(self) -> None:
         """Close the file."""
         self._reader.close()
