@@ -287,8 +287,9 @@ def splits(
 
     def show() -> None:
         subsets = summaries.values()
-        counted = ["items"] if dataset.scenes is None else ["items", "scenes"]
-        rows = [[name, *(str(of[name]) for of in subsets)] for name in counted]
+        rows = [["items", *(str(of["items"]) for of in subsets)]]
+        if dataset.scenes is not None:
+            rows.append(["scenes", *(str(of["scenes"]) for of in subsets)])
         for name in dataset.legend.names:
             rows.append([f"{name} %", *(f"{100 * of['class_share'][name]:.2f}" for of in subsets)])
         print_table(["", *summaries], rows)

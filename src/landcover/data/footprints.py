@@ -147,6 +147,9 @@ def read_scenes(path: Path, items: Iterable[Item]) -> dict[str, SceneTile]:
 
     An id is a key, such as ``a/images/0001``, or its last component; the latter with the subset in ``part``.
     Rows of other items are ignored, with a warning: a copy of a few files may keep the whole table.
+
+    Raises:
+        DataError: If columns are missing, an id fits several items, or an item or a position is there twice.
     """
     by_name: dict[tuple[str, str], list[Item]] = {}
     by_key = {item.key: item for item in items}

@@ -16,7 +16,7 @@ the false links above it (target-decoy estimation: Elias and Gygi, 2007, doi:10.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import dhash
 import numpy as np
@@ -141,24 +141,26 @@ def find_leaks(
 ) -> list[Leak]:
     """Return the pairs of items of different subsets with identical or adjacent ground.
 
+    ``part_of`` is the subset of each item that is compared, by key; items that are not in it have no leaks.
     ``identical`` are groups of items, ``placed`` those that overlap or touch by georeferences, ``copies``
     near copies. By ``scenes``, 4-neighbours of one scene touch; without, the edges of ``tiles`` are matched,
     which takes seconds for thousands.
     """
 
     def leaks(
-        pairs: Iterable[tuple[str, str, str, float]], known: Iterable[Sequence[Any]] = ()
+        pairs: Iterable[tuple[str, str, str, float]], known: Iterable[tuple[str, str]] = ()
     ) -> list[Leak]:
         """Return those across subsets, but for known pairs."""
-        named = {frozenset(pair[:2]) for pair in known}
+        named = set(map(frozenset, known))
         return [
             Leak(min(a, b), max(a, b), kind, confidence)
             for a, b, kind, confidence in pairs
-            if a in part_of and b in part_of and part_of[a] != part_of[b] and {a, b} not in named
+            if a in part_of and b in part_of and part_of[a] != part_of[b] and frozenset((a, b)) not in named
         ]
 
-    same = [(a, b, "identical", 1.0) for group in identical for a, b in combinations(group, 2)]
-    near = leaks(((a, b, "near-copy", 1.0) for a, b in copies), known=(*same, *placed))
+    same = [pair for group in identical for pair in combinations(group, 2)]
+    neighbours = [(a, b) for a, b, _ in placed]
+    near = leaks(((a, b, "near-copy", 1.0) for a, b in copies), known=[*same, *neighbours])
     if scenes is None:  # edges of a copy match, too
         adjacent = leaks(((a, b, "matching-edges", sure) for a, b, sure in links(tiles)), known=copies)
     else:
@@ -169,9 +171,10 @@ def find_leaks(
             for neighbour in (tile.moved(0, 1), tile.moved(1, 0))
             if neighbour in key_at
         )
-        adjacent = leaks(touching, known=placed)
+        adjacent = leaks(touching, known=neighbours)
     by_place = leaks((*pair, 1.0) for pair in placed)
-    return leaks(same) + near + by_place + sorted(adjacent, key=lambda leak: (leak.a, leak.b))
+    repeated = leaks((a, b, "identical", 1.0) for a, b in same)
+    return repeated + near + by_place + sorted(adjacent, key=lambda leak: (leak.a, leak.b))
 
 
 def links(tiles: Mapping[str, Borders]) -> list[tuple[str, str, float]]:

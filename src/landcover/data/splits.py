@@ -12,7 +12,7 @@ from fractions import Fraction
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -414,8 +414,17 @@ def _only(by_id: dict[str, list[Item]], name: str) -> Item:
     return by_id[name][0]
 
 
-def describe(dataset: Dataset, parts: Parts) -> dict[str, dict[str, Any]]:
-    """Return the items, scenes (None if unknown), fraction of pixels by class, and keys of each subset."""
+class PartSummary(TypedDict):
+    """A subset: its number of items and scenes (None if unknown), fractions of pixels by class, and keys."""
+
+    items: int
+    scenes: int | None
+    class_share: dict[str, float]
+    keys: list[str]
+
+
+def describe(dataset: Dataset, parts: Parts) -> dict[str, PartSummary]:
+    """Summarise each subset of a split."""
     scenes = dataset.scenes
     return {
         part: {

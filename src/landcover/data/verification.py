@@ -205,11 +205,17 @@ def verify(
     published = next((layout for layout in LAYOUTS if layout.name == dataset.layout), Layout("", ""))
     checked = list(track(parallel_map(check, dataset.items), "Checking", total=len(dataset.items)))
     subsets: defaultdict[str, list[_Checked]] = defaultdict(list)
-    for one in sorted(checked, key=lambda one: one.item.part or NO_PART):
-        subsets[one.item.part or NO_PART].append(one)
-    images = {one.item.key: one.image for one in checked if one.image is not None}
-    labels = [(one.item, one.item.mask, one.labels) for one in checked if one.item.mask and one.labels]
-    pairs = {name: sum(one.item.mask is not None for one in of) for name, of in subsets.items()}
+    for entry in sorted(checked, key=lambda entry: entry.item.part or NO_PART):
+        subsets[entry.item.part or NO_PART].append(entry)
+    images = {entry.item.key: entry.image for entry in checked if entry.image is not None}
+    labels = [
+        (entry.item, entry.item.mask, entry.labels) for entry in checked if entry.item.mask and entry.labels
+    ]
+    pairs = {name: sum(entry.item.mask is not None for entry in entries) for name, entries in subsets.items()}
+    sizes = {
+        name: Counter(entry.image.size for entry in entries if entry.image)
+        for name, entries in subsets.items()
+    }
     same_image: defaultdict[bytes, list[str]] = defaultdict(list)
     for key, image in images.items():
         same_image[image.fingerprint].append(key)
@@ -226,7 +232,8 @@ def verify(
         if key in part_of:
             split_scenes[tile.scene].add(part_of[key])
     class_pixels = {
-        name: [one.labels.class_pixels for one in of if one.labels] for name, of in subsets.items()
+        name: [entry.labels.class_pixels for entry in entries if entry.labels]
+        for name, entries in subsets.items()
     }
     everywhere = [own.class_pixels for _, _, own in labels]
     off_palette = {below(mask): own.off_palette for _, mask, own in labels if own.off_palette}
@@ -245,7 +252,9 @@ def verify(
         )
 
     notes = _notes(dataset, everywhere, forms)
-    if lacking := {one.item.image: one.image.lacking for one in checked if one.image and one.image.lacking}:
+    if lacking := {
+        entry.item.image: entry.image.lacking for entry in checked if entry.image and entry.image.lacking
+    }:
         pixels = sum(math.prod(image.size) for image in images.values())
         notes.append(
             f"{len(lacking)} of {len(dataset.items)} images, most of all "
@@ -260,26 +269,21 @@ def verify(
         gsd=dataset.gsd,
         pairs=len(dataset.labelled),
         parts=pairs,
-        images={name: len(of) for name, of in subsets.items()},
+        images={name: len(entries) for name, entries in subsets.items()},
         expected=dict(published.counts),
         sizes={
-            name: {
-                f"{height}x{width}": count
-                for (height, width), count in sorted(
-                    Counter(one.image.size for one in of if one.image).items()
-                )
-            }
-            for name, of in subsets.items()
+            name: {f"{height}x{width}": count for (height, width), count in sorted(counts.items())}
+            for name, counts in sizes.items()
         },
         odd_sizes=[key for key, image in images.items() if published.size not in (None, image.size)],
-        unreadable=[fault for one in checked for fault in one.faults],
+        unreadable=[fault for entry in checked for fault in entry.faults],
         # A subset without any mask is unlabelled on purpose, unless it is the whole set.
         missing_masks=[
-            below(one.item.image)
-            for name, of in subsets.items()
+            below(entry.item.image)
+            for name, entries in subsets.items()
             if pairs[name] or not dataset.labelled
-            for one in of
-            if one.item.mask is None
+            for entry in entries
+            if entry.item.mask is None
         ],
         missing_images=list(dataset.found.missing_images) if isinstance(dataset, FolderDataset) else [],
         off_palette_pixels=sum(off_palette.values()),
@@ -299,7 +303,9 @@ def verify(
         leaks=leaks,
         compared=dict(sorted(Counter(part_of.values()).items())),
         leaking=dict(sorted(Counter(part_of[key] for key in leaking).items())),
-        shared_scenes=None if dataset.scenes is None else sum(len(of) > 1 for of in split_scenes.values()),
+        shared_scenes=None
+        if dataset.scenes is None
+        else sum(len(parts) > 1 for parts in split_scenes.values()),
         advice=advice_on_splits(dataset),
     )
 

@@ -135,10 +135,11 @@ def line_chart(
 
 def reliability_chart(groups: Sequence[tuple[float, float]]) -> Chart:
     """Draw (confidence, accuracy) of groups, 0..1, by ascending confidence, beside the diagonal of equals."""
-    points = (np.array([0.0, 100.0]) + 100 * np.array(groups) * (1, -1)).round(2)
+    confidences, accuracies = np.array(groups, np.float64).T
+    points = np.stack([100 * confidences, 100 - 100 * accuracies], axis=1).round(2)
     dots = [
-        Dot(left, top, f"confidence {percent_tick(x)}, accuracy {percent_tick(y)}")
-        for (left, top), (x, y) in zip(points.tolist(), groups, strict=True)
+        Dot(left, top, f"confidence {percent_tick(confidence)}, accuracy {percent_tick(accuracy)}")
+        for (left, top), (confidence, accuracy) in zip(points.tolist(), groups, strict=True)
     ]
     ticks = [25 * i for i in range(5)]
     return Chart(
