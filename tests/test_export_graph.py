@@ -170,7 +170,7 @@ def test_constant_padding_is_timm_s_at_multiples_of_the_stride(kernel, stride, d
 
 
 FAMILIES = {
-    "test_efficientnet": {"pad_type": "same"},
+    "tf_mobilenetv3_small_minimal_100": {},
     "test_convnext": {"depths": (1, 1, 1, 1)},
     "hgnetv2_b0": {},
 }

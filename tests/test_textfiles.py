@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from landcover._gdal import subdataset_file
 from landcover.errors import ConfigError, DataError, LandcoverError, first_few, printable, shortened
 from landcover.textfiles import (
     YAML_BYTES,
@@ -195,3 +196,8 @@ def test_a_cell_is_a_finite_decimal_number_or_none() -> None:
         "0x1": None,
     }
     assert {cell: parse_number(cell) for cell in cells} == cells
+
+
+def test_the_name_of_an_image_in_a_file_contains_the_file() -> None:
+    names = ('NETCDF:"a b.nc":rgb', "hdf5:a.h5://x", "GTIFF_DIR:2:a.tif", "a.tif", "GTIFF_DIR:x:a.tif")
+    assert [subdataset_file(name) for name in names] == ["a b.nc", "a.h5", "a.tif", None, None]

@@ -154,6 +154,12 @@ def merge(
     nearest pixel. Ground of several maps belongs to the first that has data there, in the order of the plan
     (the rule of :mod:`landcover.raster.mosaic`), in the mosaic, its polygons and its areas. Maps without
     georeference are left out, and so are, with a warning, those of scenes that were given up.
+
+    Raises:
+        DataError: If no map is georeferenced, one is not published, they are too far apart, or, for ``.vrt``,
+            they are not on one grid.
+        UsageError: If ``out`` has another suffix, or is a ``.vrt`` of maps in object storage.
+        OutputError: If a file exists and ``force`` is off, or cannot be written.
     """
     plan, is_vrt = read_plan(store), out.suffix.lower() == ".vrt"
     if not is_vrt and out.suffix.lower() not in (".tif", ".tiff"):

@@ -301,7 +301,12 @@ def write_plan(
 
 
 def read_plan(store: Store) -> Plan:
-    """Return the plan of a store."""
+    """Return the plan of a store.
+
+    Raises:
+        DataError: If it has no plan, or the plan is damaged.
+        UsageError: If another version of the package made it.
+    """
     try:
         data = parse_json(store.read(PLAN).decode(), PLAN, DataError)
         if data["format"] != FORMAT or data["version"] != __version__:

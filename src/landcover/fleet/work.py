@@ -76,7 +76,13 @@ class Setup:
 
 
 class Worker:
-    """A process that does units, one after the other; everything that it makes is in the store."""
+    """A process that does units, one after the other; everything that it makes is in the store.
+
+    Raises:
+        UsageError: If the plan is of another version of the package, or needs another runtime.
+        DataError: If the store has no plan.
+        ModelError: If the model in the store is not that of the plan.
+    """
 
     def __init__(self, setup: Setup) -> None:
         self._store: Store = open_store(setup.store)

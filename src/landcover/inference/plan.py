@@ -422,7 +422,12 @@ def pixel_areas(
 
 @contextmanager
 def open_imagery(task: Task, options: PredictOptions, model_gsd: float) -> Iterator[Imagery]:
-    """Open the image of a task; ``model_gsd`` is that of unknown scale, if ``options.gsd`` is ``"model"``."""
+    """Open the image of a task; ``model_gsd`` is that of unknown scale, if ``options.gsd`` is ``"model"``.
+
+    Raises:
+        DataError: If it cannot be read.
+        UsageError: If an option does not suit it, or its GSD is unknown.
+    """
     with ExitStack() as stack:
         scale = task.scale or Scale(model_gsd, "assumed")
         sides = scale.gsd, scale.gsd

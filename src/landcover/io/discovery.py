@@ -137,6 +137,10 @@ def check_targets(
     """Refuse pairs of source and target whose results would overwrite each other, an input or existing files.
 
     Only sources that are paths are files; ``shown`` returns the name of a source in messages.
+
+    Raises:
+        OutputError: If two sources have one target, or targets whose names differ only in case, a target has
+            a name that Windows reserves (``con``, ``nul``), is a source, or exists and ``force`` is off.
     """
     pairs = list(pairs)
     sources = {_real(source) for source, _ in pairs if isinstance(source, Path)}

@@ -88,6 +88,9 @@ def atomic_path(path: Path, *, force: bool = False) -> Iterator[Path]:
     suffix. On any error, including Ctrl-C, ``path`` stays as it was. The content reaches the disk before the
     name does, so a power loss leaves no empty file. A file that replaces another one takes over its mode; a
     symbolic link is replaced itself, its target does not change.
+
+    Raises:
+        OutputError: If ``path`` exists and ``force`` is off, or if it cannot be written (permission, space).
     """
     refuse_existing(path, force=force)
     stem = path.stem.translate(_SPECIAL_CHARACTERS)

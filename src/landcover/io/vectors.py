@@ -90,7 +90,13 @@ def read_features(
     Files are GeoPackage, GeoJSON, FlatGeobuf, GeoParquet, shapefile, KML or a .gdb folder. Points of a
     MultiPoint become features of their own; heights are dropped. Longitudes may be beyond 180, and an area
     across the antimeridian may be cut there: where ``crs`` is geographic, each part is moved by whole turns
-    to less than half a turn from ``longitude``, that of the raster in its degrees.
+    to less than half a turn from ``longitude``, that of the raster in its degrees. ``layer`` is optional if
+    only one has geometries.
+
+    Raises:
+        DataError: If the file is missing or not a vector file, has no CRS, no features or several layers, or
+            holds invalid, missing or mixed geometries, lines, or coordinates that do not exist in ``crs``.
+        UsageError: If the layer does not exist.
     """
     path = Path(path)
     with foreign_errors(lambda reason: DataError(f"{path} cannot be read as a vector file: {reason}.")):

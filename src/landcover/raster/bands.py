@@ -53,7 +53,7 @@ def choose_bands(
     """
     kinds = reader.colorinterp
     plain = [band for band, kind in enumerate(kinds, 1) if kind != ColorInterp.alpha]
-    doubt = exception = ""
+    doubt, unless = "", ""
     names = RGB if bands is None else bands.names if isinstance(bands, BandSelection) else ()
     described = [text for text in reader.descriptions if text and not _NO_NAME.fullmatch(text.strip())]
     described = described or [text for text in _wavelengths(reader).values() if text]
@@ -66,8 +66,11 @@ def choose_bands(
         numbers = " ".join(text or "" for text in reader.descriptions)
         may_be_landsat_7 = _FIRST_BAND.search(numbers) and not _LATER_BAND.search(numbers)
         if _BAND_NUMBER.search(red) and "red" not in red and may_be_landsat_7:
-            doubt = f"numbers its bands; {_listed(chosen)} are used as red, green and blue, as of "
-            doubt, exception = f"{doubt}Landsat 8 and 9 and Sentinel-2", " (Landsat 4 to 7)"
+            doubt = (
+                f"numbers its bands; {_listed(chosen)} are used as red, green and blue, as of Landsat 8 and "
+                "9 and Sentinel-2"
+            )
+            unless = " (Landsat 4 to 7)"
         elif by_interpretation and described:
             doubt = f"has bands named {shown}; by its colour interpretation {_listed(chosen)} are used as "
             doubt += "red, green and blue"
@@ -106,7 +109,7 @@ def choose_bands(
     types = sorted({reader.dtypes[band - 1] for band in chosen})
     if len(types) > 1 or types[0].startswith("complex"):
         raise ImageError(f"{name} has {' and '.join(types)} pixels; expected real numbers of one type.")
-    return chosen, f"{name} {doubt}. If that is wrong{exception}, pass --bands." if doubt else None
+    return chosen, f"{name} {doubt}. If that is wrong{unless}, pass --bands." if doubt else None
 
 
 def band_names(path: Path, bands: Sequence[int]) -> tuple[str, ...]:

@@ -61,6 +61,10 @@ def part_of(
     """Return the window of a scene that a box and polygons touch, outward to whole pixels, and the polygons.
 
     The box is left, bottom, right, top in the scene's CRS; ``aoi`` is a vector file of polygons in any CRS.
+
+    Raises:
+        UsageError: If the scene is not georeferenced, or the box is not valid.
+        DataError: If box or polygons do not touch the scene, or the file cannot be read or has no polygons.
     """
     window, polygons = Window(0, 0, height, width), None
     if bbox is None and aoi is None:

@@ -73,7 +73,12 @@ class Mosaic:
 
 
 def lay_out(files: Sequence[tuple[Path, Georeference, Size]]) -> Mosaic:
-    """Place files, at least one, of (height, width) on the grid of the first one."""
+    """Place files, at least one, of (height, width) on the grid of the first one.
+
+    Raises:
+        DataError: If a file has another CRS, another grid, or is far from the others; the message has the
+            command that helps.
+    """
     first, own, _ = files[0]
     a, b, _, d, e, _ = own.transform[:6]
     placed = []

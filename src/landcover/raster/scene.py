@@ -106,12 +106,16 @@ class Scene:
 
     Attributes:
         name: The file or address, for messages, see :func:`~landcover.raster.display_name`.
+        height: Rows of the file.
+        width: Columns of the file.
         own: The pixels that the georeference is of: all; where a file is read with its neighbours, those of
             the file.
         frame: Georeference of all pixels, which the ground sample distance is of, or None.
         part: The pixels to map; the others are their surroundings.
+        georeference: CRS and transform of the file, or None.
         transform: Its transform, also without a CRS; or None.
         gsd: Metres per pixel at its centre, or None.
+        dtype: Data type of its bands in the file; strips are uint8.
         damaged: Windows of the file that could not be read so far; invalid in its strips.
         warnings: Sentences for the user. The first rows that are read may add one.
     """
@@ -336,6 +340,12 @@ def open_scene(
     bottom, right, top in the scene's CRS, outward to whole pixels) and ``aoi`` (a vector file of polygons, in
     any CRS) give the part to map; pixels whose centre is outside of the polygons are not wanted. ``reading``
     are fields of :class:`Reading`.
+
+    Raises:
+        ImageError: If it cannot be opened, lacks a band, is not imagery, needs ``scaling``, or a row of its
+            blocks does not fit in memory.
+        UsageError: If an argument cannot be used, or a part is requested of a scene without georeference.
+        DataError: If box or polygons do not touch the scene.
     """
     how = Reading(**reading)
     address = Address.of(path)

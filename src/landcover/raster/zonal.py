@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import rasterio.windows
@@ -40,6 +40,15 @@ class ClassArea:
     hectares: float | None
 
 
+class _Zone(NamedTuple):
+    """A polygon on a map, the map's transform, and the rows and columns of the map around it."""
+
+    polygon: Any
+    transform: Affine
+    rows: range
+    cols: range
+
+
 class ClassAreas:
     """Pixels and square metres of each class, counted strip by strip: of a map, and of zones on it.
 
@@ -48,7 +57,7 @@ class ClassAreas:
     Attributes:
         zones: Areas in polygons by name, see :meth:`add_zones`.
         nodata: Pixels of a zone that are on the map, but have no class.
-        polygon: Of a zone: the polygon, the map's transform, and the rows and columns around it; else None.
+        zone: Where a zone is; None for a map.
         whole: Pixels of a zone's whole polygon, also off the map; 0 for a map.
     """
 
@@ -60,7 +69,7 @@ class ClassAreas:
         self.row_areas = row_areas
         self.zones: dict[str, ClassAreas] = {}
         self.nodata = 0
-        self.polygon: tuple[Any, Affine, range, range] | None = None
+        self.zone: _Zone | None = None
         self.whole = 0.0
 
     def add_zones(
@@ -99,17 +108,19 @@ class ClassAreas:
                 raise UsageError(
                     f"{path} has several polygons of one {column!r}. Rename them, or leave out --zone-column."
                 )
+        overlaps = False
         for name, geometry in zip(names, features.geometries, strict=True):
             x, y = np.meshgrid(geometry.bounds[::2], geometry.bounds[1::2])
-            cols, rows = georeference.pixels(x, y)
-            inside = (
+            across, down = georeference.pixels(x, y)
+            rows, cols = (
                 range(*np.clip([np.floor(at.min()), np.ceil(at.max())], 0, length).astype(int).tolist())
-                for at, length in zip((rows, cols), size, strict=True)
+                for at, length in zip((down, across), size, strict=True)
             )
-            zone = self.zones[name] = ClassAreas(self.legend, self.row_areas)
-            zone.whole = geometry.area / abs(georeference.transform.determinant)
-            zone.polygon = geometry, georeference.transform, *inside
-        if not any(zone.polygon and all(zone.polygon[2:]) for zone in self.zones.values()):
+            areas = self.zones[name] = ClassAreas(self.legend, self.row_areas)
+            areas.whole = geometry.area / abs(georeference.transform.determinant)
+            areas.zone = _Zone(geometry, georeference.transform, rows, cols)
+            overlaps |= bool(rows and cols)
+        if not overlaps:
             bounds = np.array([geometry.bounds for geometry in features.geometries])
             box = [*bounds[:, :2].min(axis=0), *bounds[:, 2:].max(axis=0)]
             if hint := swapped_axes(box, georeference, *size):
@@ -118,7 +129,7 @@ class ClassAreas:
     def empty(self) -> "ClassAreas":
         """Return counters of the same map and zones, at zero."""
         other = ClassAreas(self.legend, self.row_areas)
-        other.polygon, other.whole = self.polygon, self.whole
+        other.zone, other.whole = self.zone, self.whole
         other.zones = {name: zone.empty() for name, zone in self.zones.items()}
         return other
 
@@ -148,14 +159,17 @@ class ClassAreas:
         self.pixels += pixels
         if areas is not None and areas.size:
             self.square_metres += pixels * areas[0] if alike else [float(each @ areas) for each in counts]
-        for zone in self.zones.values():
-            geometry, transform, rows, cols = zone.polygon or (None, None, range(0), range(0))
-            top, bottom = max(rows.start, start), min(rows.stop, start + len(index))
-            if top < bottom and cols:
-                window = rasterio.windows.Window(cols.start, top, len(cols), bottom - top)
-                place = rasterio.windows.transform(window, transform)
-                within = geometry_mask([geometry], (window.height, window.width), place, invert=True)
-                zone.add(top, index[top - start : bottom - start, cols.start : cols.stop], within)
+        for counted in self.zones.values():
+            if (zone := counted.zone) is None:
+                continue
+            top, bottom = max(zone.rows.start, start), min(zone.rows.stop, start + len(index))
+            if top < bottom and zone.cols:
+                window = rasterio.windows.Window(zone.cols.start, top, len(zone.cols), bottom - top)
+                place = rasterio.windows.transform(window, zone.transform)
+                within = geometry_mask([zone.polygon], (window.height, window.width), place, invert=True)
+                counted.add(
+                    top, index[top - start : bottom - start, zone.cols.start : zone.cols.stop], within
+                )
 
     def coverage(self) -> dict[str, float]:
         """Return fractions of a zone: ``covered`` by classes, and ``nodata`` of the map.

@@ -167,7 +167,7 @@ def open_store(address: str | Path) -> Store:
 
 
 def checked_key(key: str) -> str:
-    """Return a key, if it is a plain relative path."""
+    """Return a key; UsageError if it is not a plain relative path."""
     parts = key.split("/")
     if (
         not is_plain(key)
