@@ -312,7 +312,7 @@ def read_plan(store: Store) -> Plan:
         if data["format"] != FORMAT or data["version"] != __version__:
             raise UsageError(
                 f"{store.address(PLAN)} is a plan of landcover {data['version']}, format {data['format']}; "
-                f"this is landcover {__version__}, format {FORMAT}. Install that version, or plan again."
+                f"this is landcover {__version__}, format {FORMAT}. Plan again, into another store."
             )
         plan = _PLAN.validate_python(data)
         try:
