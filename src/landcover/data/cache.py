@@ -177,7 +177,7 @@ class CacheDataset(Dataset):
         return self.labels_within(item, None)
 
     def labels_within(self, item: Item, valid: BoolArray | None) -> Mask:
-        """Copy a whole mask, which is nodata where there is no imagery."""
+        """Copy a whole mask; a cache stores nodata for pixels without imagery."""
         return Mask(self.read_mask(item), self._entries[item.key].off_palette)
 
     def class_pixels(self, item: Item) -> Int64Array:

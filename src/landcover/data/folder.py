@@ -278,7 +278,9 @@ def open_folder(path: Path, **options: Unpack[DataOptions]) -> FolderDataset:
         settings=lambda: settings.gsd,
         # Resized copies keep the names of a layout, but not its scale.
         layout=lambda: (
-            layout.gsd if typical_size(item.image for item in found.items) == layout.size else None
+            layout.gsd
+            if layout.gsd and typical_size(item.image for item in found.items) == layout.size
+            else None
         ),
     )
     scenes_file = root / SCENES_FILE

@@ -154,7 +154,7 @@ def product_rows(
 ) -> Iterator[tuple[str, int, UInt8Array]]:
     """Yield the rows that a block adds to the classes, and to each of ``rasters`` beside them.
 
-    They are the raster's name, the first row, and uint8 (n, ...); nodata where there is no imagery.
+    They are the raster's name, the first row, and uint8 (n, ...); pixels without imagery are nodata.
     """
     if block.start < block.stop:
         classes = block.class_indices(legend)
