@@ -98,6 +98,11 @@ def test_the_committed_tables_are_those_of_their_counts(name, tmp_path):
         ("masks", "--size 96 --repeats 1", "regions, with specks"),
         ("startup", "--repeats 1", "core install"),
         ("cells", f"{HELD_OUT} --sizes 8", "cells of  8 px: mIoU"),
+        (
+            "class_calibration",
+            "--data DATA --fit starter folders:validation --test starter folders:train",
+            "a temperature for each predicted class: ECE",
+        ),
         ("windows", f"{HELD_OUT} --windows 64,16 --scales 2 --model {MODEL}", "2 m: declared"),
         (
             "ood",
