@@ -124,7 +124,7 @@ class Result(NamedTuple):
 def read_models(path: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return the description of each named model; exit where one is missing or not understood."""
     known = tomllib.loads(path.read_text(encoding="utf-8"))
-    keys = {"preset", "recipe", "model", "encoder", "set", "minutes", "steps"}
+    keys = {"preset", "recipe", "model", "encoder", "set", "minutes", "steps", "views"}
     for name in names:
         if name not in known:
             sys.exit(f"{path} has no model {name!r}; it has {', '.join(known)}.")
@@ -213,7 +213,8 @@ def score(trial: Trial, spec: Mapping[str, Any], run: Path, options: argparse.Na
     command = [sys.executable, *(["-m", "landcover", "evaluate"] if "recipe" not in spec else [])]
     command += [str(HERE / "smp_peer.py"), "--score"] if "recipe" in spec else []
     words = ("--data", options.data, "--split", split, "--model", run, "--maps", maps, "--json", scores)
-    subprocess.run([*command, *map(str, words), "--force"], check=True)
+    views = ("--views", spec["views"]) if "views" in spec else ()
+    subprocess.run([*command, *map(str, (*words, *views)), "--force"], check=True)
     report = json.loads(scores.read_text())
     dataset = open_dataset(options.data)
     items, tables = select(dataset, split), []
@@ -226,9 +227,11 @@ def score(trial: Trial, spec: Mapping[str, Any], run: Path, options: argparse.Na
     scenes = dataset.scenes or {}
     groups = [f"scene {scenes[item.key].scene}" if item.key in scenes else item.key for item in items]
     rule = "best on val" if "validation.keep=best" in protocol.settings else "last weights"
+    if "model" in spec:
+        rule = f"as given, {spec['views']} views" if "views" in spec else "as given"
     about = {
         "split": split,
-        "rule": "as given" if "model" in spec else "last weights" if "recipe" in spec else rule,
+        "rule": "last weights" if "recipe" in spec else rule,
         "settings": spec,
         "at_once": options.at_once,
         **{name: report[name] for name in ("images", "miou", "iou", "pixel_accuracy", "warnings")},
