@@ -85,7 +85,7 @@ def build_encoder(name: str, output_stride: int, in_channels: int = 3) -> Encode
     try:
         return Encoder(name, output_stride, in_channels)
     except _UNSUPPORTED as error:
-        possible = possible_strides(name)
+        possible = list(_built(name))
         can = (
             f"Supported strides: {possible}; set model.output_stride."
             if possible
@@ -105,30 +105,26 @@ def check_encoder_name(name: str) -> None:
         raise ConfigError(f"timm {timm.__version__} does not have the encoder {name!r}. {hint}")
 
 
-def possible_strides(name: str) -> list[int]:
-    """Return the output strides that an encoder can have, found by building it without memory or sums."""
-    possible = []
+def _built(name: str) -> dict[int, Encoder]:
+    """Return the encoder at each output stride that it can have, built without memory or sums."""
+    built = {}
     for stride in OUTPUT_STRIDES:
         try:
             with torch.device("meta"):
-                Encoder(name, stride)
+                built[stride] = Encoder(name, stride)
         except _UNSUPPORTED:
             continue
-        possible.append(stride)
-    return possible
+    return built
 
 
 def describe_encoder(name: str) -> EncoderInfo:
     """Return the facts about an encoder, built without weights; ConfigError if timm does not have it."""
     check_encoder_name(name)
-    strides = tuple(possible_strides(name))
-    parameters = None
-    if strides:
-        with torch.device("meta"):
-            parameters = sum(p.numel() for p in Encoder(name, strides[-1]).parameters())
+    built = _built(name)
+    sizes = [sum(p.numel() for p in encoder.parameters()) for encoder in built.values()]
     pretrained = timm.get_pretrained_cfg(name)
     licence = pretrained.license if pretrained is not None and pretrained.has_weights else None
-    return EncoderInfo(name, parameters, strides, licence, tested=False)
+    return EncoderInfo(name, sizes[-1] if sizes else None, tuple(built), licence, tested=False)
 
 
 def load_encoder_weights(encoder: Encoder, weights: str | Path) -> None:
