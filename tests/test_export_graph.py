@@ -170,7 +170,7 @@ def test_constant_padding_is_timm_s_at_multiples_of_the_stride(kernel, stride, d
 
 
 FAMILIES = {
-    "tf_mobilenetv3_small_minimal_100": {},
+    "test_efficientnet": {"pad_type": "same"},
     "test_convnext": {"depths": (1, 1, 1, 1)},
     "hgnetv2_b0": {},
 }
@@ -182,6 +182,9 @@ options of timm that keep them small: torch's exporter takes long for large grap
 def test_every_family_of_encoders_can_be_exported(encoder, tmp_path, monkeypatch):
     """The graph is made at one size; its answers are compared at others, beside multiples of 32 too."""
     monkeypatch.setattr(timm, "create_model", partial(timm.create_model, **FAMILIES[encoder]))
+    configs = timm.models.hgnet.model_cfgs  # whose last number, layers of each block, is no option
+    one = {key: [*of[:-1], 1] if "stage" in key else of for key, of in configs["hgnetv2_b0"].items()}
+    monkeypatch.setitem(configs, "hgnetv2_b0", one)
     torch.manual_seed(0)
     config = ModelConfig(
         encoder=encoder, output_stride=32, aspp_channels=8, decoder_channels=8, low_level_channels=4
