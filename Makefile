@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # tests/conftest.py says which tests stay on one worker, and puts long files first.
-PYTEST := $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
+PYTEST := $(BIN)/pytest -n 2
 
 .PHONY: demo test check lint pytest docs env clean
 

@@ -20,6 +20,8 @@ import pytest
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
+    from xdist.remote import Producer
+    from xdist.scheduler import LoadScopeScheduling
 
     from export_world import World
     from object_storage import FaultProxy
@@ -66,17 +68,37 @@ DEAREST = ("exported", "test_page", "forked", "test_security", "test_faults")
 """Groups of a minute of work. They begin first, then files with slow tests, so that workers end together."""
 
 
+def group_of(nodeid: str) -> str:
+    """Return the group of a test: its file, or the files that share what takes long to make."""
+    path = Path(nodeid.partition("::")[0])
+    return GROUP_OF.get(path.name, path.stem)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    groups = {}
     for item in items:
         if item.nodeid.removeprefix("tests/").startswith(SLOW):
             item.add_marker(pytest.mark.slow)
-        # With --dist loadgroup a file stays on one worker, so that its fixtures are made once.
-        groups[item] = GROUP_OF.get(item.path.name, item.path.stem)
-        item.add_marker(pytest.mark.xdist_group(groups[item]))
     rank = {group: number for number, group in enumerate(DEAREST)}
-    slow = {groups[item] for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: (rank.get(groups[item], len(rank)), groups[item] not in slow))
+    slow = {group_of(item.nodeid) for item in items if item.get_closest_marker("slow")}
+    groups = ((item, group_of(item.nodeid)) for item in items)
+    order = {item: (rank.get(group, len(rank)), group not in slow) for item, group in groups}
+    items.sort(key=order.__getitem__)
+
+
+@pytest.hookimpl(tryfirst=True, optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "LoadScopeScheduling":
+    """Keep each group on one worker, so that its fixtures are made once, and groups in our order.
+
+    ``--dist loadgroup`` does not: pytest 9.2 ignores the names that pytest-xdist 3.8 gives to tests.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    config.option.loadscopereorder = False
+    return Groups(config, log)
 
 
 @pytest.fixture(autouse=True)
