@@ -31,8 +31,13 @@ PAGES = {
         DOCS / "reference/model-file.md",
     ]
 }
+SMALL = "--set crop_px=64 --set optimiser.learning_rate=0.01 --set batch_size=4"
 CHEAPER = [
-    ("--minutes 60", "--steps 40 --set crop_px=64 --set optimiser.learning_rate=0.01 --set batch_size=4"),
+    (
+        "--minutes 60 --out runs/mine",
+        f"--steps 40 {SMALL} --out runs/mine",
+    ),  # to be calibrated it must learn
+    ("--minutes 60", f"--steps 4 {SMALL}"),
     ("--per-class 50", "--per-class 5"),
     # A network of few layers and steps is undecided between classes.
     ("--int8 ", "--int8 --min-agreement 0 --max-miou-loss 100 --calibration-images 4 "),
