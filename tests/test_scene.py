@@ -638,24 +638,12 @@ def test_a_column_without_zones_is_refused_before_any_work(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-FULL = """
-import resource, sys
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-import landcover.inference.scene
-landcover.inference.scene.IN_MEMORY_PIXELS = {in_memory}
-from test_scene import run
-resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
-print(run(Path({scene!r}), Path({out!r})).failed)
-"""
-
-
 @pytest.mark.parametrize(("in_memory", "limit"), [(0, 30_000), (1 << 30, 2_000)])
-def test_no_space_left_is_one_line_and_leaves_nothing(tmp_path, in_memory, limit):
+def test_no_space_left_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, full_disk, in_memory, limit):
+    monkeypatch.setattr("landcover.inference.scene.IN_MEMORY_PIXELS", in_memory)
     path, out = save(tmp_path / "a.tif"), tmp_path / "out"
-    places = {"tests": str(Path(__file__).parent), "scene": str(path), "out": str(out)}
-    code = FULL.format(in_memory=in_memory, limit=limit, **places)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "cannot be written" in done.stdout
-    assert "Traceback" not in done.stderr
+    with full_disk(limit):
+        (message,) = run(path, out).failed.values()
+    assert "cannot be written" in message
+    assert "\n" not in message
     assert not [path for path in out.glob("*") if not path.name.startswith(".")]
