@@ -75,15 +75,17 @@ def name_bands(path, names):
         target.descriptions = names
 
 
+SETTINGS = tiny(
+    *("model.in_channels=4", "steps=150", "batch_size=4", "ema_decay=0", "model.dropout=0"),
+    *("optimiser.learning_rate=0.01", "validation.every_steps=150", "augment.saturation=0"),
+)
+
+
 @pytest.fixture(scope="module")
 def run(world):
     """Train until infrared alone gives the classes."""
     folder = world / "run"
-    config = tiny(
-        *("model.in_channels=4", "steps=150", "batch_size=4", "ema_decay=0", "model.dropout=0"),
-        *("optimiser.learning_rate=0.01", "validation.every_steps=150", "augment.saturation=0"),
-    )
-    train(config, data=open_dataset(world / "cache"), out=folder)
+    train(SETTINGS, data=open_dataset(world / "cache"), out=folder)
     return folder
 
 
@@ -200,17 +202,13 @@ def test_exported_it_gives_the_same_classes_and_the_page_refuses_it(world, run, 
 
 
 def test_a_run_with_bands_is_resumed_and_not_with_others(world, run):
-    settings = tiny(
-        *("model.in_channels=4", "steps=150", "batch_size=4", "ema_decay=0", "model.dropout=0"),
-        *("optimiser.learning_rate=0.01", "validation.every_steps=150", "augment.saturation=0"),
-    )
     before = (run / "best.safetensors").read_bytes()
-    train(settings, data=open_dataset(world / "cache"), out=run)
+    train(SETTINGS, data=open_dataset(world / "cache"), out=run)
     assert (run / "best.safetensors").read_bytes() == before
     for change, named in (({"bands": BandSelection((1, 2, 3, 4))}, "bands"), ({"nodata": 0.0}, "nodata")):
         reading = Reading(bands=BandSelection((3, 2, 1, 4)), scaling=(0.0, 3000.0))._replace(**change)
         with pytest.raises(ConfigError, match=named):
-            train(settings, data=open_dataset(world / "chips", reading=reading), out=run)
+            train(SETTINGS, data=open_dataset(world / "chips", reading=reading), out=run)
 
 
 def test_hue_and_saturation_change_red_green_and_blue_alone():

@@ -8,13 +8,13 @@ from rasterio.crs import CRS
 
 from commands import refusal
 from fake_runtime import ColourRuntime, make_card
-from landcover.data import folder, verify
+from landcover.data import folder, prepare, verify
 from landcover.errors import DataError, MaskError, OutputError, SplitError, UsageError
 from landcover.evaluation import EvaluateOptions, evaluate
 from landcover.evaluation.estimators import bootstrap_interval
 from landcover.inference import predict_probabilities
 from landcover.io import index_to_colours, read_mask, write_mask
-from landcover.legend import DEEPGLOBE, NODATA, LandClass, Legend, translation
+from landcover.legend import DEEPGLOBE, NODATA, LandClass, Legend
 from landcover.metrics import ConfusionMatrix
 from landcover.raster import Georeference, write_class_raster
 
@@ -164,14 +164,6 @@ def test_every_fault_of_a_folder_is_listed_before_anything_is_scored(tmp_path):
         scored(write_data(tmp_path / "whole", truth), predictions=maps)
 
 
-def test_translation_matches_names_and_keeps_nodata():
-    table = translation(GLNET_ORDER, DEEPGLOBE)
-    assert table[:7].tolist() == [6, 0, 1, 2, 3, 4, 5]
-    assert set(table[7:].tolist()) == {NODATA}
-    without = Legend("six", DEEPGLOBE.classes[:6][::-1], unknown=None)
-    assert translation(DEEPGLOBE, without)[:7].tolist() == [5, 4, 3, 2, 1, 0, NODATA]
-
-
 def test_other_classes_are_refused_by_name(data, tmp_path):
     other = Legend("other", (*DEEPGLOBE.classes[:5], LandClass("snow", (9, 9, 9))), unknown=None)
     with pytest.raises(DataError, match=r"(?s)barren.*snow"):  # the maps carry theirs
@@ -219,13 +211,15 @@ def test_model_is_scored_at_the_size_of_the_masks_and_its_maps_are_kept(tmp_path
     assert again.miou == result.miou
 
 
-@pytest.mark.parametrize("work", ["verify", "evaluate"])
+@pytest.mark.parametrize("work", ["verify", "prepare", "evaluate"])
 def test_a_picture_is_decoded_once(tmp_path, monkeypatch, work):
     root = write_data(tmp_path / "data", {"val/1": halves(WATER, FOREST, 64)}, gsd=1.0)
     decoded, read = [], folder.read_picture
     monkeypatch.setattr(folder, "read_picture", lambda path, **how: decoded.append(path) or read(path, **how))
     if work == "verify":
         assert verify(root).ok
+    elif work == "prepare":
+        prepare(root, tmp_path / "cache")
     else:
         scored(root, model=ColourRuntime())
     assert len(decoded) == 1

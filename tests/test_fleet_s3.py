@@ -194,7 +194,8 @@ def test_the_command_line_reads_addresses_and_explains_those_it_cannot(prefix, p
         assert word in line
 
 
-def test_a_signed_address_is_not_written_into_a_plan(scenes, tmp_path):
+@pytest.mark.parametrize("address", ["127.0.0.1:9/a.tif?sig=hidden", "u:hidden@127.0.0.1:9/a.tif"])
+def test_a_signed_address_is_not_written_into_a_plan(address, tmp_path):
     with pytest.raises(UsageError) as refused:
-        plan("https://127.0.0.1:9/a.tif?sig=hidden", tmp_path / "out")
+        plan(f"https://{address}", tmp_path / "out")
     assert "hidden" not in str(refused.value)

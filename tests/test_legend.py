@@ -145,21 +145,6 @@ def test_more_than_255_classes_and_an_unknown_out_of_range_are_refused():
         Legend("few", classes[:3], 3)
 
 
-def test_a_key_that_stands_twice_is_refused(tmp_path):
-    path = tmp_path / "legend.yaml"
-    path.write_text("name: a\nclasses: []\nclasses: []\n")
-    with pytest.raises(ConfigError, match=r"legend\.yaml.*'classes' is repeated"):
-        load_legend(path)
-
-
-@pytest.mark.parametrize("content", [b"classes: [", b"\xff\xfe\x00"])
-def test_a_file_that_is_no_yaml_is_refused(tmp_path, content):
-    path = tmp_path / "legend.yaml"
-    path.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"legend\.yaml"):
-        load_legend(path)
-
-
 PLACE = Georeference(CRS.from_epsg(32631), from_origin(500_000, 5_700_000, 0.5, 0.5))
 ODD = Legend("odd", (LandClass('<a & "b">', (1, 2, 255)), LandClass("Wälder", (0, 255, 16))), None)
 BACKGROUND = (12, 34, 56)

@@ -17,7 +17,6 @@ from landcover.inference import PredictOptions, predict
 from landcover.io import write_mask
 from landcover.io.files import (
     atomic_path,
-    check_output,
     open_append,
     work_folder,
     work_folder_path,
@@ -230,13 +229,6 @@ def test_unfinished_files_have_names_that_nobody_can_prepare(tmp_path):
             folders.add(temporary.parent)
             assert stat.S_IMODE(temporary.parent.stat().st_mode) == 0o700
     assert len(folders) == 3
-
-
-def test_a_dangling_link_is_an_existing_output(tmp_path):
-    (tmp_path / "a.json").symlink_to(tmp_path / "missing")
-    with pytest.raises(OutputError, match="symbolic link"):
-        check_output(tmp_path / "a.json", force=False)
-    check_output(tmp_path / "a.json", force=True)
 
 
 def test_a_log_is_not_appended_through_a_link(tmp_path, plant):

@@ -13,7 +13,6 @@ from fake_runtime import ContextRuntime, make_card
 from imagefiles import PLACE, class_index, photo, save, save_raster
 from landcover.config import dump_yaml, load_config
 from landcover.data import open_dataset, prepare
-from landcover.data.folder import FolderDataset
 from landcover.errors import OutputError, UsageError
 from landcover.evaluation import EvaluateOptions, evaluate
 from landcover.evaluation.temperature import labelled_cells
@@ -242,20 +241,6 @@ def test_a_cache_in_which_no_fill_was_searched_is_not_up_to_date(tmp_path):
     with pytest.raises(OutputError, match="--force"):
         prepare(source, tmp_path / "cache")
     assert prepare(source, tmp_path / "cache", force=True).written
-
-
-def test_a_picture_is_decoded_once_for_image_and_labels(tmp_path, monkeypatch):
-    for part, seed in (("train", 0), ("val", 1)):
-        save(tmp_path / "data" / part / f"images/{seed}.png", photo(*SIZE, seed=seed))
-        save(tmp_path / "data" / part / f"masks/{seed}.png", class_index(*SIZE, seed=seed))
-    (tmp_path / "data/landcover.yaml").write_text("legend: deepglobe\ngsd: 1\n")
-    calls = []
-    original = FolderDataset.read_imagery
-    monkeypatch.setattr(
-        FolderDataset, "read_imagery", lambda self, item: calls.append(item.key) or original(self, item)
-    )
-    prepare(tmp_path / "data", tmp_path / "cache")
-    assert sorted(calls) == ["train/images/0", "val/images/1"]
 
 
 def test_bands_are_named_as_in_the_file(tmp_path):
