@@ -40,10 +40,7 @@ class Listed(Dataset):
     def georeference(self, item):
         return None
 
-    def labels(self, item):
-        raise NotImplementedError
-
-    def labels_within(self, item, valid):
+    def labels(self, item, valid="decode"):
         raise NotImplementedError
 
     def fingerprint(self, item):

@@ -19,13 +19,13 @@ from rasterio.crs import CRS
 
 from landcover._typing import BoolArray, Int64Array, UInt8Array
 from landcover.config import Config
-from landcover.data.dataset import DataOptions, Dataset, crop, describe_reading
+from landcover.data.dataset import DataOptions, Dataset, Valid, crop, describe_reading
 from landcover.data.fingerprints import Fingerprint, hash_pixels
 from landcover.data.folder import open_folder
 from landcover.data.layouts import Item, SceneTile
 from landcover.errors import DataError, UsageError
 from landcover.io import Mask
-from landcover.legend import Legend
+from landcover.legend import LegendField
 from landcover.model.card import FINGERPRINT_BYTES
 from landcover.raster import Georeference, Reading
 from landcover.raster.bands import RGB
@@ -89,7 +89,7 @@ class Entry(Config):
 class About(Config):
     """Properties of the whole set.
 
-    ``scenes`` maps a key to (scene, row, col). ``crs`` lists the CRS of georeferences. ``mask_legend`` is the
+    ``scenes`` are by key. ``crs`` lists the CRS of georeferences. ``mask_legend`` is the
     legend of the files; a cache without it is never up to date. ``scene_table`` is the digest of
     ``scenes.csv``, None without it or in caches of 0.1. ``bands`` to ``fill`` are those that images were read
     with; without ``fill`` none was searched. ``labels`` is how polygons became labels; None for masks.
@@ -97,9 +97,9 @@ class About(Config):
 
     layout: str
     gsd: float | None
-    legend: dict[str, Any]
-    mask_legend: dict[str, Any] | None = None
-    scenes: dict[str, tuple[str, int | None, int | None]] | None
+    legend: LegendField
+    mask_legend: LegendField | None = None
+    scenes: dict[str, SceneTile] | None
     scene_table: str | None = None
     bands: tuple[int, ...] | None = None
     scaling: tuple[float, float] | Literal["percentile"] | None = None
@@ -172,12 +172,8 @@ class CacheDataset(Dataset):
             hash_pixels(self.read_image(item)) if pixels is None else bytes.fromhex(pixels),
         )
 
-    def labels(self, item: Item) -> Mask:
-        """Copy a whole mask, with its count of off-palette pixels from the index."""
-        return self.labels_within(item, None)
-
-    def labels_within(self, item: Item, valid: BoolArray | None) -> Mask:
-        """Copy a whole mask; a cache stores nodata for pixels without imagery."""
+    def labels(self, item: Item, valid: Valid = "decode") -> Mask:
+        """Copy a whole mask, which is nodata where there is no imagery, with its count of the index."""
         return Mask(self.read_mask(item), self._entries[item.key].off_palette)
 
     def class_pixels(self, item: Item) -> Int64Array:
@@ -294,27 +290,25 @@ def open_dataset(path: str | Path | Dataset, **options: Unpack[DataOptions]) -> 
 
 def cached_dataset(path: Path, index: Index) -> CacheDataset:
     """Return the data set that an index describes."""
-    source = Path(index.source)
+    source, about = Path(index.source), index.about
     return CacheDataset(
         root=path,
-        layout=index.about.layout,
-        legend=Legend.from_dict(index.about.legend),
-        gsd=index.about.gsd,
-        gsd_from_raster=index.about.gsd_from_raster,
+        layout=about.layout,
+        legend=about.legend,
+        gsd=about.gsd,
+        gsd_from_raster=about.gsd_from_raster,
         items=tuple(
             Item(e.key, e.part, source / e.image.path, None if e.mask is None else source / e.mask.path)
             for e in index.items
         ),
-        scenes=None
-        if index.about.scenes is None
-        else {key: SceneTile(*place) for key, place in index.about.scenes.items()},
-        scene_table=index.about.scene_table,
+        scenes=about.scenes,
+        scene_table=about.scene_table,
         reading=Reading(
-            bands=BandSelection(index.about.bands or ()) or None,
-            scaling=index.about.scaling,
-            alpha=index.about.alpha,
-            nodata=index.about.nodata,
-            fill=index.about.fill or "keep",  # none was searched
+            bands=BandSelection(about.bands or ()) or None,
+            scaling=about.scaling,
+            alpha=about.alpha,
+            nodata=about.nodata,
+            fill=about.fill or "keep",  # none was searched
         ),
         index=index,
     )
@@ -331,7 +325,7 @@ def read_index(path: Path) -> Index:
         raise DataError(f"{path / INDEX} is cut short or of another version of landcover. {again}") from error
     if index.version != VERSION:
         raise DataError(f"{path} is a cache of version {index.version}; expected version {VERSION}. {again}")
-    classes = len(Legend.from_dict(index.about.legend))
+    classes = len(index.about.legend)
     for entry in index.items:
         pixels, counts = entry.height * entry.width, entry.class_pixels
         image, mask = pixels * len(index.about.bands or RGB), pixels if entry.mask else 0

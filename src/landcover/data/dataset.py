@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Literal, TypedDict, TypeVar
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from landcover.data.footprints import Neighbours, Place, find_neighbours, find_s
 from landcover.data.layouts import Item, SceneTile
 from landcover.errors import UsageError
 from landcover.io import Mask
-from landcover.legend import NODATA, Legend, index_by_name
+from landcover.legend import Legend, index_by_name
 from landcover.raster import Georeference, Reading, ground_sides, pixel_size
 from landcover.scale import unknown_gsd
 from landcover.windows import Window
@@ -29,6 +29,9 @@ GSD_TOLERANCE = 0.01
 
 Array = TypeVar("Array", UInt8Array, BoolArray)
 DatasetT = TypeVar("DatasetT", bound="Dataset")
+
+Valid = BoolArray | None | Literal["decode"]
+"""Where an image has imagery, bool (height, width), None: everywhere; or that it must be decoded to know."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Dataset(ABC):
         >>> image, valid = dataset.read_imagery(item)  # valid: where there is imagery, None: everywhere
         >>> image.shape, valid, dataset.georeference(item)
         ((64, 64, 3), None, None)
-        >>> dataset.labels_within(item, valid).index.shape
+        >>> dataset.labels(item, valid).index.shape
         (64, 64)
         >>> dataset.known_gsd("training"), dataset.sides(item), len(dataset.by_source(dataset.items))
         (0.5, (0.5, 0.5), 1)
@@ -144,20 +147,17 @@ class Dataset(ABC):
         return self.read_imagery(item, window)[0]
 
     @abstractmethod
-    def labels(self, item: Item) -> Mask:
+    def labels(self, item: Item, valid: Valid = "decode") -> Mask:
         """Read a whole mask as class indices of :attr:`legend`, with the count of its off-palette pixels.
 
-        It is NODATA where the image has no imagery. The image is decoded only where that needs it.
+        It is NODATA where the image has no imagery. ``valid`` is what :meth:`read_imagery` returned, where
+        the image is decoded already; by default it is decoded where the labels depend on it.
 
         Raises:
             DataError: If the item has no mask, or the mask is unreadable or of another size than the image.
             MaskError: If its compression is lossy, or image and mask are georeferenced in different places.
             ImageError: If the image must be decoded and cannot be.
         """
-
-    @abstractmethod
-    def labels_within(self, item: Item, valid: BoolArray | None) -> Mask:
-        """As :meth:`labels`, with the mask of valid pixels of an image that is decoded already."""
 
     @abstractmethod
     def fingerprint(self, item: Item) -> Fingerprint:
@@ -243,11 +243,6 @@ class DataOptions(TypedDict, total=False):
     max_off_palette: float
 
 
-def only_within(mask: Mask, valid: BoolArray) -> Mask:
-    """Return a mask that is nodata where the image is not valid."""
-    return mask._replace(index=np.where(valid, mask.index, np.uint8(NODATA)))
-
-
 @dataclass(frozen=True)
 class CombinedDataset(Dataset):
     """The items of several data sets. Keys begin with the name of the folder that an item is from.
@@ -283,16 +278,10 @@ class CombinedDataset(Dataset):
         dataset, own, table = self.sources[item.key]
         return np.take(table, dataset.read_mask(own, window))
 
-    def labels(self, item: Item) -> Mask:
+    def labels(self, item: Item, valid: Valid = "decode") -> Mask:
         """Read a whole mask, in the legend of the first data set."""
         dataset, own, table = self.sources[item.key]
-        mask = dataset.labels(own)
-        return mask._replace(index=np.take(table, mask.index))
-
-    def labels_within(self, item: Item, valid: BoolArray | None) -> Mask:
-        """Read a whole mask, in the legend of the first data set."""
-        dataset, own, table = self.sources[item.key]
-        mask = dataset.labels_within(own, valid)
+        mask = dataset.labels(own, valid)
         return mask._replace(index=np.take(table, mask.index))
 
     def fingerprint(self, item: Item) -> Fingerprint:

@@ -49,14 +49,9 @@ def fingerprints(dataset: "Dataset", items: Sequence["Item"]) -> list[Fingerprin
     return list(parallel_map(dataset.fingerprint, items))
 
 
-def image_set(
-    dataset: "Dataset", items: Sequence["Item"], prints: Sequence[Fingerprint] | None = None
-) -> ImageSet:
-    """Return the fingerprints and scenes of items, as a model card stores them.
-
-    ``prints`` are the :func:`fingerprints` of the items, if they are known.
-    """
-    prints = fingerprints(dataset, items) if prints is None else prints
+def image_set(dataset: "Dataset", items: Sequence["Item"]) -> ImageSet:
+    """Return the fingerprints and scenes of items, as a model card stores them."""
+    prints = fingerprints(dataset, items)
     result = ImageSet(
         files=frozenset(found.file for found in prints if found.file is not None),
         pixels=frozenset(found.pixels for found in prints),
@@ -71,14 +66,12 @@ def image_set(
     return result
 
 
-def identical_items(
-    items: Sequence["Item"], prints: Sequence[Fingerprint], recorded: ImageSet | None
-) -> list["Item"]:
-    """Return the items, with these fingerprints, that are identical to an image recorded in a model card."""
+def identical_items(dataset: "Dataset", items: Sequence["Item"], recorded: ImageSet | None) -> list["Item"]:
+    """Return the items that are identical to an image recorded in a model card; without one none is read."""
     if recorded is None:
         return []
     return [
         item
-        for item, found in zip(items, prints, strict=True)
+        for item, found in zip(items, fingerprints(dataset, items), strict=True)
         if found.pixels in recorded.pixels or found.file in recorded.files
     ]

@@ -15,9 +15,9 @@ from landcover.data.dataset import (
     GSD_TOLERANCE,
     DataOptions,
     Dataset,
+    Valid,
     crop,
     describe_reading,
-    only_within,
     with_scenes,
 )
 from landcover.data.fingerprints import Fingerprint, hash_file, hash_pixels
@@ -95,17 +95,6 @@ class FolderDataset(Dataset):
                 image, valid, _ = scene.read_rows(0, scene.height)
         return crop(image, window), None if valid is None else crop(valid, window)
 
-    def labels(self, item: Item) -> Mask:
-        """Decode a mask; the image only where its header or its edges say that it may lack imagery."""
-        mask = self.labels_within(item, None)  # first, so that a damaged mask beside a damaged image is named
-        if self._is_picture(item):
-            may_lack_imagery = self.reading.fill == "nodata" or is_masked(item.image)
-        else:
-            with self._open(item) as scene:
-                may_lack_imagery = scene.is_masked
-        valid = self.read_imagery(item)[1] if may_lack_imagery else None
-        return mask if valid is None else only_within(mask, valid)
-
     def _is_picture(self, item: Item) -> bool:
         return is_picture(item.image, self.georeference(item), self.reading)
 
@@ -114,12 +103,23 @@ class FolderDataset(Dataset):
         return open_scene(item.image, **self.reading._replace(strict=True, colour_fill=False)._asdict())
 
     def fingerprint(self, item: Item) -> Fingerprint:
-        """Hash the image file, and its pixels once they are decoded."""
-        image, _ = self.read_imagery(item)
-        return Fingerprint(hash_file(item.image), hash_pixels(image))
+        """Hash the image file, and its pixels once they are decoded; again if the file has changed."""
+        try:
+            status = item.image.stat()
+        except OSError as error:
+            raise DataError(f"{item.image} cannot be read: {error.strerror}.") from error
+        version = item.key, status.st_size, status.st_mtime_ns
+        if version not in self._fingerprints:
+            image, _ = self.read_imagery(item)
+            self._fingerprints[version] = Fingerprint(hash_file(item.image), hash_pixels(image))
+        return self._fingerprints[version]
 
-    def labels_within(self, item: Item, valid: BoolArray | None) -> Mask:
-        """Decode a mask to class indices of :attr:`legend`; NODATA where the image has no data."""
+    @cached_property
+    def _fingerprints(self) -> dict[tuple[str, int, int], Fingerprint]:
+        return {}
+
+    def labels(self, item: Item, valid: Valid = "decode") -> Mask:
+        """Decode a mask, and then the image where its header or its edges say that it may lack imagery."""
         path = item.mask
         if path is None:
             raise DataError(f"{item.image} has no mask.")
@@ -147,7 +147,17 @@ class FolderDataset(Dataset):
             _check_places(item.image, path, size)
         if self.mask_legend is not self.legend:
             mask = mask._replace(index=translation(self.mask_legend, self.legend)[mask.index])
-        return mask if valid is None else only_within(mask, valid)
+        if isinstance(valid, str):
+            valid = self.read_imagery(item)[1] if self._may_lack_imagery(item) else None
+        if valid is not None:
+            mask = mask._replace(index=np.where(valid, mask.index, np.uint8(NODATA)))
+        return mask
+
+    def _may_lack_imagery(self, item: Item) -> bool:
+        if self._is_picture(item):
+            return self.reading.fill == "nodata" or is_masked(item.image)
+        with self._open(item) as scene:
+            return scene.is_masked
 
     @cached_property
     def _is_binary(self) -> bool:

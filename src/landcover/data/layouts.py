@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from landcover.data.pairing import SUBSETS, Pairs, pair_by_formats, pair_by_words, subset_of
 from landcover.errors import DataError, ImageError
@@ -63,8 +64,7 @@ class Item:
         return self.key.rpartition("/")[2]
 
 
-@dataclass(frozen=True, slots=True)
-class SceneTile:
+class SceneTile(NamedTuple):
     """Position of an item in a larger contiguous scene, in tiles; None for images on no grid of tiles."""
 
     scene: str

@@ -78,13 +78,12 @@ def prepare(
         raise UsageError(
             f"{source.root} is a cache already; expected the folder of images that it was made from."
         )
-    scenes = source.scenes
     about = About(
         layout=source.layout,
         gsd=source.gsd,
-        legend=source.legend.to_dict(),
-        mask_legend=source.mask_legend.to_dict(),
-        scenes=None if scenes is None else {key: (t.scene, t.row, t.col) for key, t in scenes.items()},
+        legend=source.legend,
+        mask_legend=source.mask_legend,
+        scenes=source.scenes,
         scene_table=source.scene_table,
         **{name: getattr(source.reading, name) for name in READ_WITH},
         labels=None if source.vector is None else str(source.vector.source[1:]),
@@ -175,7 +174,7 @@ def _write(source: FolderDataset, about: About, out: Path) -> Index:
         try:
             files = _sources(source, item)
             image, valid = source.read_imagery(item)
-            mask = None if item.mask is None else source.labels_within(item, valid)
+            mask = None if item.mask is None else source.labels(item, valid)
             for file, before, after in zip(
                 (item.image, item.mask), files, _sources(source, item, files), strict=True
             ):

@@ -3,7 +3,6 @@
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack
@@ -130,13 +129,17 @@ class _Labels(NamedTuple):
 
 
 @dataclass
-class _Checked:
-    """An item with what could be decoded of it, and why the rest could not."""
+class _Subset:
+    """The counts of a subset: images, those without a mask, sizes, and pixels of each class."""
 
-    item: Item
-    faults: list[Fault] = field(default_factory=list)
-    image: _Image | None = None
-    labels: _Labels | None = None
+    class_pixels: Int64Array
+    images: int = 0
+    unlabelled: list[str] = field(default_factory=list)
+    sizes: Counter[Size] = field(default_factory=Counter)
+
+    @property
+    def pairs(self) -> int:
+        return self.images - len(self.unlabelled)
 
 
 def verify(
@@ -175,53 +178,80 @@ def verify(
     def below(path: Path) -> str:
         return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
-    def check(item: Item) -> _Checked:
+    def check(item: Item) -> tuple[list[Fault], _Image | None, _Labels | None]:
         """Decode one item; errors of its files become part of the result."""
-        found = _Checked(item)
-        image = valid = None
+        faults: list[Fault] = []
+        found = image = valid = None
         try:
             image, valid = dataset.read_imagery(item)
         except DataError as error:
-            found.faults.append(Fault(below(item.image), str(error)))
+            faults.append(Fault(below(item.image), str(error)))
         else:
             lacking = 0 if valid is None else int(np.count_nonzero(~valid))
             compared = has_subsets and lacking < (1 - _MOSTLY) * math.prod(image.shape[:2])
             hashes = perceptual_hashes(image) if compared else None
-            found.image = _Image(image.shape[:2], hash_pixels(image), lacking, hashes)
+            found = _Image(image.shape[:2], hash_pixels(image), lacking, hashes)
         if item.mask is None:
-            return found
+            return faults, found, None
         try:
-            mask = dataset.labels_within(item, valid)
+            mask = dataset.labels(item, valid)
         except DataError as error:
             if not isinstance(error, ImageError):  # of the image: reported above
-                found.faults.append(Fault(below(item.mask), str(error)))
-            return found
+                faults.append(Fault(below(item.mask), str(error)))
+            return faults, found, None
         edges = borders(image, mask.index) if with_borders and image is not None else None
         nodata = int(np.count_nonzero(mask.index == NODATA))
         counts = count_classes(mask.index, legend)
-        found.labels = _Labels(counts, nodata, mask.off_palette, mask.form, edges)
-        return found
+        return faults, found, _Labels(counts, nodata, mask.off_palette, mask.form, edges)
 
     published = next((layout for layout in LAYOUTS if layout.name == dataset.layout), Layout("", ""))
-    checked = list(track(parallel_map(check, dataset.items), "Checking", total=len(dataset.items)))
-    subsets: defaultdict[str, list[_Checked]] = defaultdict(list)
-    for entry in sorted(checked, key=lambda entry: entry.item.part or NO_PART):
-        subsets[entry.item.part or NO_PART].append(entry)
-    images = {entry.item.key: entry.image for entry in checked if entry.image is not None}
-    labels = [
-        (entry.item, entry.item.mask, entry.labels) for entry in checked if entry.item.mask and entry.labels
-    ]
-    pairs = {name: sum(entry.item.mask is not None for entry in entries) for name, entries in subsets.items()}
-    sizes = {
-        name: Counter(entry.image.size for entry in entries if entry.image)
-        for name, entries in subsets.items()
-    }
+    names = sorted({item.part or NO_PART for item in dataset.items})
+    subsets = {name: _Subset(np.zeros(len(legend), np.int64)) for name in names}
+    top = os.path.commonpath(
+        [path.parent for item in dataset.items for path in (item.image, item.mask) if path]
+    )
+    folders: defaultdict[str, Counter[str]] = defaultdict(Counter)
     same_image: defaultdict[bytes, list[str]] = defaultdict(list)
-    for key, image in images.items():
-        same_image[image.fingerprint].append(key)
-    first = {keys[0] for keys in same_image.values()}  # of repeated images only the first is matched
-    edges = {item.key: own.borders for item, _, own in labels if own.borders and item.key in first}
-    hashes = {key: image.hashes for key, image in images.items() if image.hashes is not None}
+    hashes: dict[str, Int8Array] = {}
+    edges: dict[str, Borders] = {}
+    lacking: dict[str, int] = {}
+    off_palette: dict[str, int] = {}
+    forms: Counter[str] = Counter()
+    unreadable: list[Fault] = []
+    odd_sizes: list[str] = []
+    checked = track(parallel_map(check, dataset.items), "Checking", total=len(dataset.items))
+    for item, (faults, image, labels) in zip(dataset.items, checked, strict=True):
+        subset = subsets[item.part or NO_PART]
+        subset.images += 1
+        unreadable += faults
+        if image is not None:
+            subset.sizes[image.size] += 1
+            same_image[image.fingerprint].append(item.key)
+            if published.size not in (None, image.size):
+                odd_sizes.append(item.key)
+            if image.lacking:
+                lacking[below(item.image)] = image.lacking
+            if image.hashes is not None:
+                hashes[item.key] = image.hashes
+        if item.mask is None:
+            subset.unlabelled.append(below(item.image))
+        elif labels is not None:
+            subset.class_pixels += labels.class_pixels
+            if labels.form is not None:
+                forms[labels.form] += 1
+            if labels.off_palette:
+                off_palette[below(item.mask)] = labels.off_palette
+            # Of repeated images only the first is matched.
+            if image is not None and labels.borders and same_image[image.fingerprint][0] == item.key:
+                edges[item.key] = labels.borders
+            off = labels.off_palette if legend.unknown is None else 0  # else counted as unknown below
+            folders[item.mask.parent.relative_to(top).as_posix()].update(
+                masks=1,
+                pixels=int(labels.class_pixels.sum()) + labels.nodata,
+                nodata=labels.nodata - off,
+                unknown=0 if legend.unknown is None else int(labels.class_pixels[legend.unknown]),
+                off_palette=labels.off_palette,
+            )
     repeated = sorted(keys for keys in same_image.values() if len(keys) > 1)
     leaks = find_leaks(
         part_of, repeated, dataset.scenes, edges, dataset.neighbours, near_copies(hashes, part_of)
@@ -231,34 +261,13 @@ def verify(
     for key, tile in (dataset.scenes or {}).items():
         if key in part_of:
             split_scenes[tile.scene].add(part_of[key])
-    class_pixels = {
-        name: [entry.labels.class_pixels for entry in entries if entry.labels]
-        for name, entries in subsets.items()
-    }
-    everywhere = [own.class_pixels for _, _, own in labels]
-    off_palette = {below(mask): own.off_palette for _, mask, own in labels if own.off_palette}
-    forms = Counter(own.form for _, _, own in labels if own.form is not None)
-    paths = [path.parent for item in dataset.items for path in (item.image, item.mask) if path is not None]
-    top = os.path.commonpath(paths)
-    folders: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for _, mask, own in labels:
-        off = own.off_palette if legend.unknown is None else 0  # else counted as unknown below
-        folders[mask.parent.relative_to(top).as_posix()].update(
-            masks=1,
-            pixels=int(own.class_pixels.sum()) + own.nodata,
-            nodata=own.nodata - off,
-            unknown=0 if legend.unknown is None else int(own.class_pixels[legend.unknown]),
-            off_palette=own.off_palette,
-        )
-
-    notes = _notes(dataset, everywhere, forms)
-    if lacking := {
-        entry.item.image: entry.image.lacking for entry in checked if entry.image and entry.image.lacking
-    }:
-        pixels = sum(math.prod(image.size) for image in images.values())
+    class_pixels = [subset.class_pixels for subset in subsets.values()]
+    notes = _notes(dataset, np.sum(class_pixels, axis=0), forms)
+    if lacking:
+        pixels = sum(math.prod(size) * n for subset in subsets.values() for size, n in subset.sizes.items())
         notes.append(
             f"{len(lacking)} of {len(dataset.items)} images, most of all "
-            f"{below(max(lacking, key=lacking.__getitem__))}, have pixels without imagery: declared nodata, "
+            f"{max(lacking, key=lacking.__getitem__)}, have pixels without imagery: declared nodata, "
             f"or rows and columns of one value at the edges. They are "
             f"{100 * sum(lacking.values()) / pixels:.2g} % of all pixels, and their labels do not count. To "
             "use those of undeclared fill, pass --fill keep."
@@ -268,22 +277,21 @@ def verify(
         pairing=dataset.found.rule if isinstance(dataset, FolderDataset) else None,
         gsd=dataset.gsd,
         pairs=len(dataset.labelled),
-        parts=pairs,
-        images={name: len(entries) for name, entries in subsets.items()},
+        parts={name: subset.pairs for name, subset in subsets.items()},
+        images={name: subset.images for name, subset in subsets.items()},
         expected=dict(published.counts),
         sizes={
-            name: {f"{height}x{width}": count for (height, width), count in sorted(counts.items())}
-            for name, counts in sizes.items()
+            name: {f"{height}x{width}": count for (height, width), count in sorted(subset.sizes.items())}
+            for name, subset in subsets.items()
         },
-        odd_sizes=[key for key, image in images.items() if published.size not in (None, image.size)],
-        unreadable=[fault for entry in checked for fault in entry.faults],
+        odd_sizes=odd_sizes,
+        unreadable=unreadable,
         # A subset without any mask is unlabelled on purpose, unless it is the whole set.
         missing_masks=[
-            below(entry.item.image)
-            for name, entries in subsets.items()
-            if pairs[name] or not dataset.labelled
-            for entry in entries
-            if entry.item.mask is None
+            image
+            for subset in subsets.values()
+            if subset.pairs or not dataset.labelled
+            for image in subset.unlabelled
         ],
         missing_images=list(dataset.found.missing_images) if isinstance(dataset, FolderDataset) else [],
         off_palette_pixels=sum(off_palette.values()),
@@ -295,9 +303,11 @@ def verify(
         },
         forms=dict(sorted(forms.items())),
         notes=notes,
-        class_share=class_shares(legend, everywhere),
+        class_share=class_shares(legend, class_pixels),
         class_share_by_part={
-            name: class_shares(legend, counts) for name, counts in class_pixels.items() if pairs[name]
+            name: class_shares(legend, [subset.class_pixels])
+            for name, subset in subsets.items()
+            if subset.pairs
         },
         duplicates=repeated,
         leaks=leaks,
@@ -310,13 +320,12 @@ def verify(
     )
 
 
-def _notes(dataset: Dataset, class_pixels: Sequence[Int64Array], forms: Counter[str]) -> list[str]:
-    """Return what is probably wrong with the labels, given the pixels of each class in each mask."""
+def _notes(dataset: Dataset, present: Int64Array, forms: Counter[str]) -> list[str]:
+    """Return what is probably wrong with the labels, given the pixels of each class."""
     notes = []
     legend = dataset.legend
     if not dataset.labelled and (hint := vector_hint(dataset.root)):
         notes.append(hint.strip())
-    present = np.sum(class_pixels, axis=0)
     if forms["indices"] and not legend.lists_values and present.any() and not present[0]:
         notes.append(
             f"Value 0 ({legend.names[0]}) never occurs in masks with one band; do the ids begin at 1? If so, "

@@ -76,13 +76,13 @@ def score_baselines(
     classifiers = {name: ColourClassifier(dataset.legend, window_px=px) for name, px in BASELINES.items()}
     for item in track(training, "Learning colours"):
         image, valid = dataset.read_imagery(item)
-        index = dataset.labels_within(item, valid).index
+        index = dataset.labels(item, valid).index
         for classifier in classifiers.values():
             classifier.learn(image, index)
     confusion = {name: ConfusionMatrix(dataset.legend) for name in BASELINES}
     for item in track(held_out, "Scoring colours"):
         image, valid = dataset.read_imagery(item)
-        index = dataset.labels_within(item, valid).index
+        index = dataset.labels(item, valid).index
         for name, classifier in classifiers.items():
             confusion[name].update(index, classifier.predict(image))
     return {name: matrix.scores() for name, matrix in confusion.items()}

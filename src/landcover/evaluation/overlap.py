@@ -9,7 +9,7 @@ from typing import Literal
 
 from landcover.config import Config
 from landcover.data import Dataset, Item
-from landcover.data.fingerprints import Fingerprint, fingerprints, identical_items
+from landcover.data.fingerprints import identical_items
 from landcover.errors import printable
 from landcover.model.card import ImageSet, ModelCard
 
@@ -46,18 +46,12 @@ class TrainingOverlap(Config):
     example: str | None = None
 
 
-def training_overlap(
-    card: ModelCard, dataset: Dataset, items: Sequence[Item], prints: Sequence[Fingerprint] | None = None
-) -> TrainingOverlap:
-    """Compare evaluated images (``prints``: their fingerprints, if known) with those in a model's card."""
+def training_overlap(card: ModelCard, dataset: Dataset, items: Sequence[Item]) -> TrainingOverlap:
+    """Compare evaluated images with those in a model's card."""
     used = card.used_images
     recorded = used.training or ImageSet(complete=False)
-    # Without anything recorded there is nothing to read and decode the images for.
-    listed = any(part is not None for part in (used.training, used.selection, used.calibration))
-    if prints is None:
-        prints = fingerprints(dataset, items) if listed else [Fingerprint(None, b"")] * len(items)
     identical, selected, calibrated = (
-        identical_items(items, prints, part) for part in (recorded, used.selection, used.calibration)
+        identical_items(dataset, items, part) for part in (used.training, used.selection, used.calibration)
     )
     # Scene ids are compared only where both come from the same scene table.
     scenes = {key: place.scene for key, place in (dataset.scenes or {}).items()}

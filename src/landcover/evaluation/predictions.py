@@ -113,7 +113,7 @@ def from_model(
 
     def predict(item: Item) -> PredictedMap:
         (image, valid), sides = dataset.read_imagery(item), dataset.sides(item)
-        truth = dataset.labels_within(item, valid)
+        truth = dataset.labels(item, valid)
         if not probabilities:
             index = predict_index(runtime, image, valid=valid, gsd=sides, views=views)
             return PredictedMap(np.take(index_of, index), truth=truth)

@@ -17,7 +17,7 @@ from landcover import __version__
 from landcover._typing import BoolArray, Float32Array, Float64Array, IntArray, UInt8Array
 from landcover.data import Dataset, Item, open_dataset, select
 from landcover.data.dataset import DataOptions
-from landcover.data.fingerprints import fingerprints, image_set
+from landcover.data.fingerprints import image_set
 from landcover.data.folder import read_as
 from landcover.errors import DataError, ModelError, OutputError, UsageError
 from landcover.evaluation.calibration import Reliability
@@ -100,8 +100,7 @@ def calibrate(
     file, card, tensors = _open(run, force)
     dataset = read_as(open_dataset(data, **options), card.preprocessing)
     items = select(dataset, split)
-    prints = fingerprints(dataset, items)
-    overlap = training_overlap(card, dataset, items, prints)
+    overlap = training_overlap(card, dataset, items)
     if overlap.identical:
         raise UsageError(
             f"{file} was trained on {overlap.identical} of the {len(items)} images of {split} (for example "
@@ -150,7 +149,7 @@ def calibrate(
             f"{file} changed during calibration; its training may still be running. Run calibrate again "
             "afterwards."
         )
-    return _write(file, card, tensors, temperature, record, image_set(dataset, items, prints), warnings)
+    return _write(file, card, tensors, temperature, record, image_set(dataset, items), warnings)
 
 
 def calibrate_like(run: str | Path, other: str | Path, *, force: bool = False) -> CalibrationReport:
@@ -293,7 +292,7 @@ def labelled_cells(
             centres = (np.arange(spans[-1].stop) + 0.5) * grid.stride * own / model
             pixels.append(centres[centres < own].astype(np.intp))
         image, valid = dataset.read_imagery(item)
-        truth = channels[dataset.labels_within(item, valid).index[np.ix_(*pixels)]]
+        truth = channels[dataset.labels(item, valid).index[np.ix_(*pixels)]]
         logits = cell_logits(runtime, image, grid, valid, views)[:, : truth.shape[0], : truth.shape[1]]
         kept = truth != IGNORE
         if share < 1:

@@ -90,7 +90,7 @@ def draw_scenes(evaluation: EvaluationReport, legend: Legend | None, count: int,
         if item is None:
             raise DataError(f"{key} is no longer in {dataset.root}.")
         image, valid = dataset.read_imagery(item)
-        legend, truth = dataset.legend, dataset.labels_within(item, valid).index
+        legend, truth = dataset.legend, dataset.labels(item, valid).index
         source = from_folder(dataset, [item], evaluation.predictions or Path(), maps)
         prediction = source.predict(item).index
         small_truth, small_prediction = shrink(truth, side_px), shrink(prediction, side_px)

@@ -12,7 +12,7 @@ import numpy as np
 from landcover._typing import BoolArray, UInt8Array
 from landcover.data import Dataset, Item, SceneTile, open_dataset, split
 from landcover.data.dataset import DataOptions
-from landcover.data.fingerprints import Fingerprint, fingerprints, hash_pixels, image_set
+from landcover.data.fingerprints import fingerprints, hash_pixels, image_set
 from landcover.data.layouts import SCENES_FILE, vector_hint
 from landcover.data.splits import TRAIN_PARTS, VALIDATION_PARTS, parse, warn_of_neighbours
 from landcover.errors import DataError, SplitError, UsageError
@@ -54,7 +54,6 @@ class TrainingData:
         validation_subset: Name of that subset.
         digest: SHA-256 of both subsets' keys and the training subset's sizes and class counts.
         images: Fingerprints and scenes of the training images.
-        prints: Fingerprints of the images of both subsets, by key.
         content_digest: ``items:`` and the SHA-256 of the key, image and mask of each item of both subsets.
     """
 
@@ -67,14 +66,7 @@ class TrainingData:
     validation_subset: str | None
     digest: str
     images: ImageSet
-    prints: Mapping[str, Fingerprint]
     content_digest: str
-
-    def fingerprints(self, items: Sequence[Item]) -> list[Fingerprint]:
-        """Return the fingerprints of items of the data set, in order; known images are not decoded again."""
-        missing = [item for item in items if item.key not in self.prints]
-        found = dict(zip((item.key for item in missing), fingerprints(self.dataset, missing), strict=True))
-        return [self.prints.get(item.key) or found[item.key] for item in items]
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
@@ -157,9 +149,8 @@ def load_training_data(
     train = [item for item, _ in labelled]
     masks += parallel_map(lambda item: hash_pixels(dataset.read_mask(item)), validation)
     both = [*train, *validation]
-    prints = fingerprints(dataset, both)
     content = hashlib.sha256(f"{len(train)}\n".encode())
-    for item, image, pixels in zip(both, prints, masks, strict=True):
+    for item, image, pixels in zip(both, fingerprints(dataset, both), masks, strict=True):
         content.update(item.key.encode() + b"\n" + image.pixels + pixels)
     loaded = TrainingData(
         dataset=dataset,
@@ -170,8 +161,7 @@ def load_training_data(
         validation=validation,
         validation_subset=validation_subset,
         digest=digest.hexdigest(),
-        images=image_set(dataset, train, prints[: len(train)]),
-        prints={item.key: found for item, found in zip(both, prints, strict=True)},
+        images=image_set(dataset, train),
         content_digest=_CONTENT_FORM + content.hexdigest(),
     )
     _warn(loaded, crop_px, unlabelled=len(items) - len(labelled), across_tiles=across_tiles)

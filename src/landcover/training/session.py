@@ -193,7 +193,7 @@ def train(
         state = _start_state(config, legend, start, group=group, resumed=resumed)
         validated = evenly_spaced(loaded.validation, config.validation.images)
         if start_card is not None and validated and not resumed:
-            overlap = training_overlap(start_card, loaded.dataset, validated, loaded.fingerprints(validated))
+            overlap = training_overlap(start_card, loaded.dataset, validated)
             if overlap.identical or overlap.same_scene:
                 for sentence in overlap_warnings(overlap, f"The model of --init, {start},"):
                     logger.warning(sentence)
@@ -223,9 +223,7 @@ def train(
             },
             used_images=UsedImages(
                 training=loaded.images,
-                selection=image_set(loaded.dataset, validated, loaded.fingerprints(validated))
-                if selects
-                else None,
+                selection=image_set(loaded.dataset, validated) if selects else None,
             ).with_parents(parent.used_images for parent in parents),
             imagery=imagery or measure_imagery(loaded),
         )

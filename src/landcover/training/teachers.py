@@ -81,10 +81,9 @@ def check_teachers(teachers: Sequence[Teacher], data: TrainingData) -> None:
     """
     used = {item.key for item in data.train}
     others = [item for item in data.dataset.items if item.key not in used]
-    pairs = zip(others, data.fingerprints(others), strict=True)
     # A duplicate of a training image is not held out, whatever its name.
-    held_out = [(item, found) for item, found in pairs if not identical_items([item], [found], data.images)]
-    items, prints = [item for item, _ in held_out], [found for _, found in held_out]
+    used |= {item.key for item in identical_items(data.dataset, others, data.images)}
+    held_out = [item for item in others if item.key not in used]
     for teacher in teachers:
         bands = teacher.card.preprocessing.bands
         if len(bands) != data.dataset.reading.channels:
@@ -109,7 +108,7 @@ def check_teachers(teachers: Sequence[Teacher], data: TrainingData) -> None:
             )
         check_scale(data.data_gsd, teacher.card.preprocessing.gsd, f"the teacher {teacher.path}")
         images = teacher.card.used_images
-        if identical := identical_items(items, prints, images.training):
+        if identical := identical_items(data.dataset, held_out, images.training):
             raise DataError(
                 f"The teacher {teacher.path} was trained on {len(identical)} images that this training holds "
                 f"out (for example {identical[0].key}); scores on them would measure memorisation. Expected "
@@ -121,7 +120,8 @@ def check_teachers(teachers: Sequence[Teacher], data: TrainingData) -> None:
                 "trained on images that this training holds out, scores on them are optimistic."
             )
         parts = images.selection, images.calibration
-        if judged := {item.key for part in parts for item in identical_items(items, prints, part)}:
+        found = (identical_items(data.dataset, held_out, part) for part in parts)
+        if judged := {item.key for items in found for item in items}:
             logger.warning(
                 f"The teacher {teacher.path} was selected or calibrated by its scores on {len(judged)} "
                 "images that this training holds out; scores on them are slightly optimistic "
