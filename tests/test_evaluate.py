@@ -14,7 +14,7 @@ from landcover.evaluation import EvaluateOptions, evaluate
 from landcover.evaluation.estimators import bootstrap_interval
 from landcover.inference import predict_probabilities
 from landcover.io import index_to_colours, read_mask, write_mask
-from landcover.legend import DEEPGLOBE, NODATA, LandClass, Legend
+from landcover.legend import DEEPGLOBE, NODATA, LandClass, Legend, translation
 from landcover.metrics import ConfusionMatrix
 from landcover.raster import Georeference, write_class_raster
 
@@ -162,6 +162,14 @@ def test_every_fault_of_a_folder_is_listed_before_anything_is_scored(tmp_path):
     Image.fromarray(np.full((8, 8), 9, np.uint8)).save(maps / "val/0_mask.png")
     with pytest.raises(MaskError, match=r"0_mask\.png.*9"):
         scored(write_data(tmp_path / "whole", truth), predictions=maps)
+
+
+def test_translation_matches_names_and_keeps_nodata():
+    table = translation(GLNET_ORDER, DEEPGLOBE)
+    assert table[:7].tolist() == [6, 0, 1, 2, 3, 4, 5]
+    assert set(table[7:].tolist()) == {NODATA}
+    without = Legend("six", DEEPGLOBE.classes[:6][::-1], unknown=None)
+    assert translation(DEEPGLOBE, without)[:7].tolist() == [5, 4, 3, 2, 1, 0, NODATA]
 
 
 def test_other_classes_are_refused_by_name(data, tmp_path):
