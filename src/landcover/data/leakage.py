@@ -187,7 +187,8 @@ def links(tiles: Mapping[str, Borders]) -> list[tuple[str, str, float]]:
     one_hot = (classes[..., None] == np.unique(classes)).astype(np.float32).reshape(len(keys), 4, -1)
 
     def matches(pairs: Sequence[tuple[int, int]]) -> Float64Array:
-        return np.concatenate([_mutual_best(image, one_hot, sides, a, b) for a, b in pairs], axis=1)
+        edges = [_Edges(image[:, side], one_hot[:, side], sides[:, side]) for side in range(4)]
+        return np.concatenate([_mutual_best(edges[a], edges[b]) for a, b in pairs], axis=1)
 
     first, second, scores = matches(_TARGETS)
     decoys = matches(_DECOYS)
@@ -198,24 +199,32 @@ def links(tiles: Mapping[str, Borders]) -> list[tuple[str, str, float]]:
     ]
 
 
-def _mutual_best(
-    image: Float32Array, mask: Float32Array, lengths: Int64Array, first: int, second: int
-) -> Float64Array:
-    """Match side ``first`` of each tile to side ``second`` of the others; keep mutual best matches.
+class _Edges(NamedTuple):
+    """One side of all tiles: features (tiles, n) of image and mask, and lengths (tiles,).
 
-    Image and mask are features (tiles, 4, n), whose products are correlations and agreements. Returns
-    float64 (3, matches): number of the one tile, of the other, score.
+    Products of features are correlations of image structure and agreements of classes.
     """
-    count = len(lengths)
+
+    image: Float32Array
+    mask: Float32Array
+    lengths: Int64Array
+
+
+def _mutual_best(first: _Edges, second: _Edges) -> Float64Array:
+    """Match one side of each tile to another side of the other tiles; keep mutual best matches.
+
+    Returns float64 (3, matches): number of the one tile, of the other, score.
+    """
+    count = len(first.lengths)
     best_second = np.empty(count, np.int64)
     best_first = np.zeros(count, np.int64)
     score_first = np.full(count, -np.inf, np.float32)
     score_second = np.empty(count, np.float32)
     for start in range(0, count, _ROWS_AT_ONCE):
         rows = np.arange(start, min(start + _ROWS_AT_ONCE, count))
-        score = image[rows, first] @ image[:, second].T
-        score *= mask[rows, first] @ mask[:, second].T / SAMPLES
-        score[lengths[rows, first][:, None] != lengths[:, second]] = -1
+        score = first.image[rows] @ second.image.T
+        score *= first.mask[rows] @ second.mask.T / SAMPLES
+        score[first.lengths[rows, None] != second.lengths] = -1
         score[np.arange(len(rows)), rows] = -1
         best_second[rows], score_second[rows] = score.argmax(axis=1), score.max(axis=1)
         better = score.max(axis=0) > score_first

@@ -15,7 +15,6 @@ from landcover.data.synthetic import GSD, make_scene
 from landcover.errors import UsageError
 from landcover.model.preprocessing import Preprocessing, resample_image
 from landcover.raster import Reading
-from landcover.scale import unknown_gsd
 from landcover.windows import Window
 
 
@@ -79,11 +78,10 @@ def open_crops(
     """
     dataset = open_dataset(data, gsd=gsd, reading=reading)
     dataset = dataset if like is None else read_as(dataset, like)
-    if dataset.gsd is None:
-        raise unknown_gsd(dataset.root)
+    gsd, name = dataset.known_gsd("the model"), dataset.root.name
     if split is None:
-        return CropSource(dataset.root.name, dataset, dataset.items, dataset.gsd)
-    return CropSource(f"{dataset.root.name} {split}", dataset, tuple(select(dataset, split)), dataset.gsd)
+        return CropSource(name, dataset, dataset.items, gsd)
+    return CropSource(f"{name} {split}", dataset, tuple(select(dataset, split)), gsd)
 
 
 def parse_crops(text: str, **how: Any) -> CropSource:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from os.path import realpath
 from pathlib import Path
-from typing import TypedDict
+from typing import Any
 
 import numpy as np
 
@@ -21,9 +21,7 @@ from landcover.legend import Legend
 from landcover.progress import track
 from landcover.reporting.collect import Event, Run, Scored, collect
 from landcover.reporting.figures import (
-    Chart,
     Curve,
-    Matrix,
     duration,
     line_chart,
     matrix,
@@ -31,7 +29,7 @@ from landcover.reporting.figures import (
     percent_tick,
     reliability_chart,
 )
-from landcover.reporting.pictures import IGNORED, WRONG, Scenes, draw_scenes, side_px
+from landcover.reporting.pictures import IGNORED, WRONG, draw_scenes, side_px
 
 NO_DATA = "(no data)"
 """Column of the matrix for pixels that were not mapped."""
@@ -111,38 +109,11 @@ def report(
     return out
 
 
-class TrainingView(TypedDict):
-    """A run on the page: ``charts`` of the whole, ``classes`` with a small chart for each class.
-
-    The run ended after ``steps`` and ``seconds``, at a median ``speed`` in images per second (None: unknown).
-    """
-
-    run: Run
-    notes: list[str]
-    charts: list[Chart]
-    classes: list[Chart]
-    steps: int
-    seconds: float
-    speed: float | None
-
-
-class ScoreView(TypedDict):
-    """An evaluation on the page.
+def score_view(scored: Scored, runs: Sequence[Run], images: int, side_px: int) -> dict[str, Any]:
+    """Prepare an evaluation for the page, with ``images`` of the best and as many of the worst images.
 
     ``spread`` counts images by their mIoU in steps of 5 %; ``reliability`` shows accuracy over confidence.
     """
-
-    evaluation: EvaluationReport
-    name: str
-    notes: list[str]
-    matrix: Matrix
-    spread: list[int]
-    scenes: Scenes | None
-    reliability: Chart | None
-
-
-def score_view(scored: Scored, runs: Sequence[Run], images: int, side_px: int) -> ScoreView:
-    """Prepare an evaluation for the page, with ``images`` of the best and as many of the worst images."""
     evaluation = scored.evaluation
     counts, classes = evaluation.confusion, evaluation.classes
     if any(evaluation.missed):
@@ -211,8 +182,11 @@ def comparison_notes(evaluations: Sequence[EvaluationReport]) -> list[str]:
     return [f"These evaluations differ in {', '.join(differing)}: their numbers do not compare directly."]
 
 
-def training_view(run: Run) -> TrainingView:
-    """Prepare a run for the page: its facts and its curves over steps and minutes."""
+def training_view(run: Run) -> dict[str, Any]:
+    """Prepare a run for the page: its facts and its curves over steps and minutes.
+
+    ``charts`` are of the whole, ``classes`` small ones of each class; ``speed`` is in images per second.
+    """
     events = sorted((event.step, event.seconds) for event in (*run.steps, *run.validations))
     at, seconds = np.array([(0, 0.0), *events], np.float64).T
     draw = partial(

@@ -22,7 +22,6 @@ from landcover.model.preprocessing import resample_image, resample_valid
 from landcover.ood.features import WINDOW_PX
 from landcover.ood.profile import ImageryProfile, measure_profile
 from landcover.progress import track
-from landcover.scale import unknown_gsd
 from landcover.training.sampler import ClassCounts, count_classes
 
 MAX_SCALE = 100
@@ -108,10 +107,9 @@ def load_training_data(
             f"{data} has {len(dataset.items)} images (layout {dataset.layout}) but no masks. Expected "
             f"NAME_mask.png beside NAME_sat.jpg, or another known layout.{vector_hint(data)}"
         )
-    if dataset.gsd is None:
-        raise unknown_gsd(data)
-    model_gsd = model_gsd or dataset.gsd
-    check_scale(dataset.gsd, model_gsd, "the model")
+    data_gsd = dataset.known_gsd("training")
+    model_gsd = model_gsd or data_gsd
+    check_scale(data_gsd, model_gsd, "the model")
     subsets = split(dataset, split_name)
     warn_of_neighbours(dataset, subsets, split_name)
     train_subset = next((name for name in TRAIN_PARTS if name in subsets), None)
@@ -154,7 +152,7 @@ def load_training_data(
         content.update(item.key.encode() + b"\n" + image.pixels + pixels)
     loaded = TrainingData(
         dataset=dataset,
-        data_gsd=dataset.gsd,
+        data_gsd=data_gsd,
         model_gsd=model_gsd,
         train=train,
         class_counts=[counts for _, counts in labelled],
