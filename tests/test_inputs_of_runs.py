@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 
 import numpy as np
 import pytest
@@ -178,6 +179,17 @@ def test_the_content_is_the_image_and_mask_of_each_item_of_both_subsets(tmp_path
     known = [after.dataset.fingerprint(item) for item in after.validation]
     monkeypatch.setattr(type(after.dataset), "read_imagery", lambda *_: pytest.fail("decoded again"))
     assert fingerprints(after.dataset, after.validation) == known
+
+
+def test_an_image_that_changes_is_hashed_again_by_an_open_data_set(tmp_path):
+    dataset = open_dataset(write_pairs(tmp_path / "data"))
+    item = dataset.items[0]
+    before = dataset.fingerprint(item)
+    flip(item.image)
+    os.utime(item.image, ns=(0, 0))  # the clock of a file system may be coarse
+    after = dataset.fingerprint(item)
+    assert after.file != before.file
+    assert after.pixels != before.pixels
 
 
 @pytest.mark.parametrize("content", [{}, {"data_content": "0" * 64}], ids=["none", "of an earlier form"])
