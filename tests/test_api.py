@@ -481,7 +481,7 @@ def test_every_public_name_and_method_has_an_example():
 @pytest.mark.parametrize("example", examples(), ids=lambda example: example.name)
 def test_examples_of_the_docstrings(example, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    place = Georeference(CRS.from_epsg(32631), Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000))
+    place = Georeference(100, 100, Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000), CRS.from_epsg(32631))
     classes = np.repeat(np.array([[3], [4]], np.uint8), [40, 60], axis=0).repeat(100, axis=1)
     write_class_raster(Path("map.tif"), classes, DEEPGLOBE, place)  # forest above water
     text = []

@@ -17,7 +17,8 @@ from landcover.evaluation.assessment import TruthOptions, assess
 from landcover.io import write_mask
 from landcover.io.vectors import WGS84, write_features
 from landcover.legend import DEEPGLOBE, NODATA, LandClass, Legend
-from landcover.raster import Georeference, classmap, row_areas, write_class_raster
+from landcover.raster import Georeference, classmap, write_class_raster
+from landcover.windows import Window
 
 URBAN, AGRICULTURE, RANGELAND, FOREST, WATER, BARREN, UNKNOWN = range(7)
 UTM = CRS.from_epsg(32631)
@@ -25,10 +26,10 @@ UTM = CRS.from_epsg(32631)
 COS, SIN = 3**0.5 / 2, 0.5
 
 PLACES = {
-    "projected": Georeference(UTM, Affine(0.5, 0, 500_000, 0, -0.5, 5_700_000)),
-    "rotated": Georeference(UTM, Affine(0.5 * COS, 0.5 * SIN, 5e5, 0.5 * SIN, -0.5 * COS, 5.7e6)),
-    "south-up": Georeference(UTM, Affine(0.5, 0, 500_000, 0, 0.5, 5_699_950)),
-    "geographic": Georeference(WGS84, Affine(6e-6, 0, 3.0, 0, -4e-6, 51.45)),
+    "projected": Georeference(100, 100, Affine(0.5, 0, 500_000, 0, -0.5, 5_700_000), UTM),
+    "rotated": Georeference(100, 100, Affine(0.5 * COS, 0.5 * SIN, 5e5, 0.5 * SIN, -0.5 * COS, 5.7e6), UTM),
+    "south-up": Georeference(100, 100, Affine(0.5, 0, 500_000, 0, 0.5, 5_699_950), UTM),
+    "geographic": Georeference(100, 100, Affine(6e-6, 0, 3.0, 0, -4e-6, 51.45), WGS84),
 }
 SHAPE = (90, 110)
 
@@ -105,7 +106,7 @@ def test_a_raster_on_another_grid(tmp_path, where, truth_crs):
     x, y = centres(place, crs=(crs := CRS.from_epsg(truth_crs)))
     size = (70, 60)  # some of it off the map
     step_x, step_y = 1.1 * np.ptp(x) / size[1], 1.1 * np.ptp(y) / size[0]
-    grid = Georeference(crs, Affine(step_x, 0, x.min() + np.ptp(x) / 5, 0, -step_y, y.max()))
+    grid = Georeference(100, 100, Affine(step_x, 0, x.min() + np.ptp(x) / 5, 0, -step_y, y.max()), crs)
     truth = blocks(1, size)
     truth[:5, :5] = UNKNOWN
     result = assess(write_map(tmp_path / "map.tif", place, index), write_map(tmp_path / "t.tif", grid, truth))
@@ -206,7 +207,7 @@ def test_only_the_part_of_a_raster_that_the_map_touches_is_read(tmp_path):
     place, index = PLACES["projected"], blocks(17)
     large = np.full((600, 700), 77, np.uint8)  # no class
     large[200:310, 300:430] = FOREST
-    corner = place.moved(-210, -310)
+    corner = place.part(Window(-210, -310, 100, 100))
     save_raster(tmp_path / "t.tif", large, crs=corner.crs, transform=corner.transform)
     result = assess(write_map(tmp_path / "map.tif", place, index), tmp_path / "t.tif")
     assert result.units == (index != NODATA).sum()
@@ -305,7 +306,7 @@ def test_maps_that_are_none(tmp_path):
         assess(tmp_path / "rgb.tif", truth)
     with rasterio.open(tmp_path / "strange.tif", "w", count=1, dtype="uint8", **profile) as target:
         target.write(np.full((8, 8), 77, np.uint8), 1)
-    far = Georeference(UTM, Affine(0.5, 0, 700_000, 0, -0.5, 5_900_000))
+    far = Georeference(100, 100, Affine(0.5, 0, 700_000, 0, -0.5, 5_900_000), UTM)
     with pytest.raises(DataError, match=r"No raster of .*t\.tif with a known class is on .*far\.tif"):
         assess(write_map(tmp_path / "far.tif", far, blocks(14)), truth)
     with pytest.raises(MaskError, match=r"strange\.tif .*77"):
@@ -323,7 +324,7 @@ def test_areas_and_errors_of_the_whole_map(tmp_path):
     labels = ["forest"] * 7 + ["agriculture"] * 3 + ["water"] * 4
     result = assess(path, write_points(tmp_path / "p.gpkg", *apply(place.transform, cols, rows), labels))
 
-    areas = row_areas(place, 100, 100)
+    areas = place.row_areas()
     assert areas is not None
     forest, water = 90 * areas[:60].sum() / 1e4, 90 * areas[60:].sum() / 1e4
     assert result.mapped["forest"].hectares == pytest.approx(forest)

@@ -20,7 +20,7 @@ from landcover.raster import Georeference, classmap, write_class_raster
 from landcover.raster.classmap import open_class_map
 from landcover.windows import Window
 
-PLACE = Georeference(CRS.from_epsg(32631), Affine(0.5, 0, 500_000, 0, -0.5, 5_700_000))
+PLACE = Georeference(100, 100, Affine(0.5, 0, 500_000, 0, -0.5, 5_700_000), CRS.from_epsg(32631))
 REVERSED = Legend("reversed", DEEPGLOBE.classes[::-1], unknown=0)
 
 
@@ -37,8 +37,8 @@ def test_a_map_of_landcover_says_all_by_itself(tmp_path):
     write_class_raster(tmp_path / "map.tif", index, DEEPGLOBE, PLACE)
     for legend in (None, DEEPGLOBE):
         with open_class_map(tmp_path / "map.tif", legend) as source:
-            assert (source.legend.names, source.place, source.nodata) == (DEEPGLOBE.names, PLACE, NODATA)
-            assert (source.height, source.width) == index.shape
+            assert (source.legend.names, source.nodata) == (DEEPGLOBE.names, NODATA)
+            assert source.place == PLACE.part(Window(0, 0, *index.shape))
             window = Window(7, 5, 20, 30)
             np.testing.assert_array_equal(source.read(window), index[window.slices])
 
@@ -133,9 +133,9 @@ def test_values_of_no_class_are_refused_where_they_are_read(tmp_path):
 def test_only_who_asks_for_a_place_is_told_that_there_is_none(tmp_path):
     path = write(tmp_path / "map.tif", np.zeros((4, 4), np.uint8))
     with open_class_map(path, DEEPGLOBE) as source:
-        assert source.georeference is None
+        assert source.place.georeference is None
         with pytest.raises(MaskError, match=r"is not georeferenced: it has no position.*gdal_edit"):
-            _ = source.place
+            _ = source.georeference
     with rasterio.open(path, "r+") as target:
         corners = [(0, 0), (0, 4)]
         target.gcps = [GroundControlPoint(row, col, col, row) for row, col in corners], PLACE.crs
@@ -143,7 +143,7 @@ def test_only_who_asks_for_a_place_is_told_that_there_is_none(tmp_path):
         open_class_map(path, DEEPGLOBE) as source,
         pytest.raises(MaskError, match="it has 2 ground control points"),
     ):
-        _ = source.place
+        _ = source.georeference
 
 
 @settings(max_examples=50)

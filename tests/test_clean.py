@@ -29,7 +29,7 @@ def speckled(seed=0, size=40):
 
 
 def write_geotiff(path, index, *, gsd=0.5, **tags):
-    place = Georeference(UTM, from_origin(700_000, 1_500_000, gsd, gsd))
+    place = Georeference(100, 100, from_origin(700_000, 1_500_000, gsd, gsd), UTM)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_class_raster(path, index, DEEPGLOBE, place, tags=tags)
     return path
@@ -181,7 +181,7 @@ def farm_index():
 @pytest.mark.parametrize("mask_format", ["palette", "rgb", "index"])
 def test_a_map_is_read_by_its_own_legend_and_another_is_refused(tmp_path, mask_format):
     write_mask(tmp_path / "m/a.png", farm_index(), FARM, mask_format=mask_format)
-    place = Georeference(UTM, from_origin(700_000, 1_500_000, 0.5, 0.5))
+    place = Georeference(100, 100, from_origin(700_000, 1_500_000, 0.5, 0.5), UTM)
     write_class_raster(tmp_path / "m/b.tif", farm_index(), FARM, place)
     result = clean([tmp_path / "m"], tmp_path / "out", min_region="2px", legend=DEEPGLOBE)
     assert result.written == []

@@ -136,7 +136,7 @@ def test_areas_across_the_antimeridian(across, tmp_path, how):
 def test_truth_across_the_antimeridian(across, tmp_path):
     scene, _ = across
     with rasterio.open(scene) as source:
-        place = Georeference(source.crs, source.transform)
+        place = Georeference(100, 100, source.transform, source.crs)
     index = np.zeros((100, 120), np.uint8)
     index[:, 60:] = 3
     write_class_raster(tmp_path / "map.tif", index, DEEPGLOBE, place)
@@ -162,10 +162,10 @@ def test_polygons_of_a_map_across_the_antimeridian_are_cut_there(tmp_path, crs):
     index[15:25, 25:35] = 3
     index[:5] = NODATA
     if crs == 4326:
-        place = Georeference(CRS.from_epsg(crs), Affine(1e-5, 0, 180 - 30e-5, 0, -1e-5, -17))
+        place = Georeference(100, 100, Affine(1e-5, 0, 180 - 30e-5, 0, -1e-5, -17), CRS.from_epsg(crs))
     else:
         x, y = transform(CRS.from_epsg(4326), CRS.from_epsg(crs), [180.0], [-17.0])
-        place = Georeference(CRS.from_epsg(crs), Affine(0.5, 0, x[0] - 15, 0, -0.5, y[0] + 10))
+        place = Georeference(100, 100, Affine(0.5, 0, x[0] - 15, 0, -0.5, y[0] + 10), CRS.from_epsg(crs))
     write_class_raster(tmp_path / "a.tif", index, DEEPGLOBE, place)
     result = vectorize(tmp_path / "a.tif", tmp_path / "a.geojson")
     _, _, raw, fields = pyogrio.raw.read(tmp_path / "a.geojson")

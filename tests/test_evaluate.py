@@ -99,7 +99,7 @@ def test_metric_is_passed_on(data, tmp_path):
 @pytest.mark.parametrize("mask_format", ["palette", "rgb", "index"])
 def test_names_and_forms_of_maps(data, tmp_path, ending, mask_format):
     if ending == "_mask.tif":
-        place = Georeference(CRS.from_epsg(32647), Affine(0.5, 0, 7e5, 0, -0.5, 1.5e6))
+        place = Georeference(100, 100, Affine(0.5, 0, 7e5, 0, -0.5, 1.5e6), CRS.from_epsg(32647))
         (tmp_path / "maps/val").mkdir(parents=True)
         for key, index in GOOD_AND_BAD.items():
             write_class_raster(tmp_path / f"maps/{key}{ending}", index, DEEPGLOBE, place)

@@ -14,7 +14,7 @@ from rasterio.crs import CRS
 
 from imagefiles import photo, save, save_raster
 from landcover.data import open_dataset, prepare, split, verify
-from landcover.data.footprints import Place, find_neighbours, find_scenes
+from landcover.data.footprints import find_neighbours, find_scenes
 from landcover.data.splits import advice_on_splits, separated_neighbours
 from landcover.errors import DataError, MaskError, SplitError
 from landcover.legend import LandClass, Legend
@@ -29,7 +29,7 @@ SIZE = 32
 
 def place(x, y, *, height=SIZE, width=SIZE, turn=0.0, res=0.5, crs=UTM):
     grid = Affine.translation(5e5 + x, 55e5 + y) @ Affine.rotation(turn) @ Affine.scale(res, -res)
-    return Place(Georeference(crs, grid), (height, width))
+    return Georeference(height, width, grid, crs)
 
 
 @settings(max_examples=60)
@@ -43,8 +43,10 @@ def place(x, y, *, height=SIZE, width=SIZE, turn=0.0, res=0.5, crs=UTM):
 def test_neighbours_are_those_whose_footprints_meet(chips):
     places = {str(i): place(x, y, width=width, turn=turn) for i, (x, y, width, turn) in enumerate(chips)}
     shapes = {}
-    for key, (georeference, (height, width)) in places.items():
-        x, y = georeference.points(np.array([0.0, width, width, 0]), np.array([0.0, 0, height, height]))
+    for key, one in places.items():
+        x, y = one.points(
+            np.array([0.0, one.width, one.width, 0]), np.array([0.0, 0, one.height, one.height])
+        )
         shapes[key] = shapely.Polygon(np.stack([x, y], axis=1))
     found = {(pair.a, pair.b): pair.kind for pair in find_neighbours(places)}
     for a in places:
@@ -74,10 +76,10 @@ def test_tiles_of_one_grid_have_rows_and_columns_and_others_none():
 
 
 def test_chips_of_two_utm_zones_are_compared_on_the_ground():
-    west = Place(Georeference(UTM, Affine(10, 0, 716000, 0, -10, 5500000)), (500, 500))
+    west = Georeference(500, 500, Affine(10, 0, 716000, 0, -10, 5500000), UTM)
     x, y = 283000.0, 5500000.0  # near the same meridian in the next zone
-    east = Place(Georeference(CRS.from_epsg(32634), Affine(10, 0, x, 0, -10, y)), (500, 500))
-    other = Place(Georeference(CRS.from_epsg(32634), Affine(10, 0, x + 90000, 0, -10, y)), (500, 500))
+    east = Georeference(500, 500, Affine(10, 0, x, 0, -10, y), CRS.from_epsg(32634))
+    other = Georeference(500, 500, Affine(10, 0, x + 90000, 0, -10, y), CRS.from_epsg(32634))
     assert [(p.a, p.b, p.kind) for p in find_neighbours({"w": west, "e": east, "o": other})] == [
         ("e", "w", "overlapping")
     ]
@@ -85,7 +87,7 @@ def test_chips_of_two_utm_zones_are_compared_on_the_ground():
 
 def chips(root, positions, *, folder="images"):
     for name, (x, y) in positions.items():
-        grid = {"crs": UTM, "transform": place(x, y).georeference.transform}
+        grid = {"crs": UTM, "transform": place(x, y).transform}
         save_raster(root / f"{folder}/{name}.tif", photo(SIZE, SIZE, seed=x), **grid)
         mask = root / f"{folder.replace('images', 'masks')}/{name}.tif"
         save_raster(mask, np.eye(SIZE, dtype=np.uint8), **grid)

@@ -11,7 +11,7 @@ from shapely import box
 
 from imagefiles import save_polygons, save_raster
 from landcover.legend import DEEPGLOBE, NODATA
-from landcover.raster import Georeference, pixel_size, read_header, row_areas
+from landcover.raster import Georeference, read_header
 from landcover.raster.zonal import ClassAreas
 
 
@@ -36,7 +36,7 @@ def rgb(height=40, width=60, seed=0):
 def test_gsd_and_areas_of_national_grids_are_those_of_the_plane(tmp_path, crs, transform, expected):
     path = write_tiff(tmp_path / "a.tif", rgb(), crs=CRS.from_epsg(crs), transform=transform)
     assert read_header(path).gsd == pytest.approx(expected, rel=1e-6)
-    areas = row_areas(Georeference(CRS.from_epsg(crs), transform), 3, 5)
+    areas = Georeference(3, 5, transform, CRS.from_epsg(crs)).row_areas()
     np.testing.assert_allclose(areas, [expected**2] * 3, rtol=1e-12)
 
 
@@ -82,11 +82,11 @@ def test_files_that_tell_no_place_have_no_gsd(tmp_path):
     ids=["building site", "building site in feet", "Mars"],
 )
 def test_a_site_grid_has_a_scale_and_another_planet_has_none(tmp_path, crs, gsd):
-    place = Georeference(CRS.from_user_input(crs), Affine(0.5, 0, 0, 0, -0.5, 0))
+    place = Georeference(4, 4, Affine(0.5, 0, 0, 0, -0.5, 0), CRS.from_user_input(crs))
     path = write_tiff(tmp_path / "a.tif", rgb(), crs=place.crs)
     expected = (None, None) if gsd is None else (pytest.approx(gsd), pytest.approx([gsd**2] * 4))
-    assert (read_header(path).gsd, row_areas(place, 4, 4)) == expected
-    assert (pixel_size(place, 4, 4) is None) == (gsd is None)
+    assert (read_header(path).gsd, place.row_areas()) == expected
+    assert (place.gsd is None) == (gsd is None)
 
 
 WGS84 = (6_378_137.0, 298.257223563)
@@ -104,7 +104,7 @@ def zone(south, north, ellipsoid=WGS84):
 
 
 def test_all_pixels_of_the_earth_are_as_large_as_the_earth():
-    areas = row_areas(Georeference(CRS.from_epsg(4326), Affine(0.5, 0, -180, 0, -0.5, 90)), 360, 720)
+    areas = Georeference(360, 720, Affine(0.5, 0, -180, 0, -0.5, 90), CRS.from_epsg(4326)).row_areas()
     assert areas is not None
     assert areas.shape == (360,)
     assert areas.sum() * 720 == pytest.approx(5.10065621724e14, rel=1e-11)  # of WGS 84, by NIMA TR8350.2
@@ -113,8 +113,8 @@ def test_all_pixels_of_the_earth_are_as_large_as_the_earth():
 @pytest.mark.parametrize("step", [-5e-6, -0.1, 5e-6], ids=["half a metre", "ten kilometres", "south up"])
 @pytest.mark.parametrize("top", [0.0, 52.0, -71.5])
 def test_longitude_and_latitude(top, step):
-    place = Georeference(CRS.from_epsg(4326), Affine(abs(step), 0, 11, 0, step, top))
-    areas = row_areas(place, 9, 50)
+    place = Georeference(9, 50, Affine(abs(step), 0, 11, 0, step, top), CRS.from_epsg(4326))
+    areas = place.row_areas()
     edges = top + step * np.arange(10)
     expected = [zone(*sorted(pair)) * np.radians(abs(step)) for pair in pairwise(edges)]
     np.testing.assert_allclose(areas, expected, rtol=1e-7)  # doubles carry degrees to 1e-14: 3e-9 of 5e-6
@@ -138,9 +138,9 @@ def test_longitude_and_latitude(top, step):
     ],
 )
 def test_a_reference_system_has_its_own_ellipsoid_and_unit(crs, unit, ellipsoid):
-    place = Georeference(CRS.from_user_input(crs), Affine(0.1, 0, 5, 0, -0.1, 50))
+    place = Georeference(1, 1, Affine(0.1, 0, 5, 0, -0.1, 50), CRS.from_user_input(crs))
     expected = zone(49.9 * unit, 50 * unit, ellipsoid) * np.radians(0.1 * unit)
-    areas = row_areas(place, 1, 1)
+    areas = place.row_areas()
     assert areas is not None
     assert areas[0] == pytest.approx(expected, rel=1e-8)
 
@@ -148,11 +148,11 @@ def test_a_reference_system_has_its_own_ellipsoid_and_unit(crs, unit, ellipsoid)
 def test_web_mercator_is_measured_on_the_ground_row_by_row():
     """Its pixels are rectangles of longitude and latitude, so that their areas are those of zones."""
     height, step = 400, 250.0
-    place = Georeference(CRS.from_epsg(3857), Affine(step, 0, 556_000, 0, -step, 8_000_000))
+    place = Georeference(height, 300, Affine(step, 0, 556_000, 0, -step, 8_000_000), CRS.from_epsg(3857))
     y = 8_000_000 - step * np.arange(height + 1)
     latitude = np.degrees(2 * np.arctan(np.exp(y / 6_378_137)) - np.pi / 2)
     expected = [zone(latitude[i + 1], latitude[i]) * step / 6_378_137 for i in range(height)]
-    areas = row_areas(place, height, 300)
+    areas = place.row_areas()
     np.testing.assert_allclose(areas, expected, rtol=1e-7)
     assert expected[-1] / expected[0] > 1.02
 
@@ -160,7 +160,7 @@ def test_web_mercator_is_measured_on_the_ground_row_by_row():
 def test_a_turned_grid_of_longitude_and_latitude():
     cosine, sine = 1e-3 * np.cos(0.5), 1e-3 * np.sin(0.5)
     transform = Affine(cosine, sine, 10, sine, -cosine, 50)
-    areas = row_areas(Georeference(CRS.from_epsg(4326), transform), 40, 60)
+    areas = Georeference(40, 60, transform, CRS.from_epsg(4326)).row_areas()
     cols, rows = np.meshgrid(np.arange(60) + 0.5, np.arange(40) + 0.5)
     latitude = np.radians(transform.d * cols + transform.e * rows + transform.f)
     e2 = (2 - 1 / WGS84[1]) / WGS84[1]
@@ -171,7 +171,7 @@ def test_a_turned_grid_of_longitude_and_latitude():
 
 def test_a_scene_is_as_large_as_the_geodesic_polygon_around_it():
     geod = pytest.importorskip("pyproj").Geod(ellps="WGS84")
-    areas = row_areas(Georeference(CRS.from_epsg(4326), Affine(2e-5, 0, 7, 0, -2e-5, 47)), 500, 800)
+    areas = Georeference(500, 800, Affine(2e-5, 0, 7, 0, -2e-5, 47), CRS.from_epsg(4326)).row_areas()
     lon, lat = 7 + 2e-5 * 800 * np.linspace(0, 1, 200), 47 - 2e-5 * 500 * np.ones(200)
     polygon = geod.polygon_area_perimeter([*lon, *lon[::-1]], [*lat, *(lat + 2e-5 * 500)])[0]
     assert areas is not None
@@ -182,8 +182,8 @@ def test_a_pixel_across_the_date_line_has_its_size():
     """The Fiji grid: longitudes jump from 180 to -180 within the pixel at the centre."""
     crs = CRS.from_user_input("+proj=merc +lon_0=178 +type=crs")
     x = 6_378_137 * np.radians(2.0)
-    size = pixel_size(Georeference(crs, Affine(10, 0, x - 50, 0, -10, 50)), 10, 10)
-    assert size == pytest.approx(10, rel=0.01)
+    place = Georeference(10, 10, Affine(10, 0, x - 50, 0, -10, 50), crs)
+    assert place.gsd == pytest.approx(10, rel=0.01)
 
 
 def test_areas_of_classes_are_summed_row_by_row():
@@ -196,7 +196,7 @@ def test_areas_of_classes_are_summed_row_by_row():
 
 def test_zones_report_what_of_them_is_covered(tmp_path):
     """A zone inside, one of which a fortieth is on the map, and one over nodata; the oracle is by hand."""
-    place = Georeference(CRS.from_epsg(32631), Affine(0.5, 0, 500_000, 0, -0.5, 5_700_000))
+    place = Georeference(400, 600, Affine(0.5, 0, 500_000, 0, -0.5, 5_700_000), CRS.from_epsg(32631))
     boxes = {"inside": (20, 20, 120, 120), "outside": (290, 20, 690, 120), "empty": (0, 180, 20, 200)}
     rings = {
         name: box(5e5 + left, 5.7e6 - bottom, 5e5 + right, 5.7e6 - top)
@@ -206,7 +206,7 @@ def test_zones_report_what_of_them_is_covered(tmp_path):
     index = np.zeros((400, 600), np.uint8)
     index[380:] = NODATA
     areas = ClassAreas(DEEPGLOBE, np.full(400, 0.25))
-    areas.add_zones(tmp_path / "zones.geojson", "name", place, index.shape)
+    areas.add_zones(tmp_path / "zones.geojson", "name", place)
     areas.add(0, index)
     assert {name: zone.coverage() for name, zone in areas.zones.items()} == {
         "inside": {"covered": 1.0, "nodata": 0.0},

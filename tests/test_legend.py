@@ -21,7 +21,8 @@ from rasterio.transform import from_origin
 from landcover.errors import ConfigError, UsageError
 from landcover.legend import DEEPGLOBE, IGNORE, NODATA, LandClass, Legend, load_legend
 from landcover.postprocess.vectorize import vectorize
-from landcover.raster import Georeference, RasterSpec, style_files, write_map
+from landcover.raster import Georeference, style_files, write_map
+from landcover.windows import Window
 
 CHALLENGE = {
     "urban": (0, 255, 255),
@@ -145,7 +146,7 @@ def test_more_than_255_classes_and_an_unknown_out_of_range_are_refused():
         Legend("few", classes[:3], 3)
 
 
-PLACE = Georeference(CRS.from_epsg(32631), from_origin(500_000, 5_700_000, 0.5, 0.5))
+PLACE = Georeference(100, 100, from_origin(500_000, 5_700_000, 0.5, 0.5), CRS.from_epsg(32631))
 ODD = Legend("odd", (LandClass('<a & "b">', (1, 2, 255)), LandClass("Wälder", (0, 255, 16))), None)
 BACKGROUND = (12, 34, 56)
 QGIS = Path(__file__).with_name("qgis_view.py")
@@ -168,7 +169,7 @@ def blocks(legend: Legend, *, unknown: bool = False) -> np.ndarray:
 
 def written(path: Path, legend: Legend, *, unknown: bool = False) -> np.ndarray:
     index = blocks(legend, unknown=unknown)
-    write_map(path, [index], RasterSpec(*index.shape, PLACE), legend)
+    write_map(path, [index], PLACE.part(Window(0, 0, *index.shape)), legend)
     return index
 
 
@@ -197,7 +198,7 @@ def test_a_style_lists_the_classes_that_can_occur(tmp_path: Path, legend: Legend
 
 def test_no_style_writes_the_map_alone(tmp_path: Path) -> None:
     index = blocks(ODD)
-    write_map(tmp_path / "m.tif", [index], RasterSpec(*index.shape, PLACE), ODD, style=False)
+    write_map(tmp_path / "m.tif", [index], PLACE.part(Window(0, 0, *index.shape)), ODD, style=False)
     assert [path.name for path in tmp_path.iterdir()] == ["m.tif"]
 
 

@@ -29,7 +29,7 @@ from landcover.raster import Georeference, write_class_raster
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege")
 
-PLACE = Georeference(**GRID)
+PLACE = Georeference(100, 100, **GRID)
 INDEX = np.random.default_rng(0).integers(0, 6, (8, 11), dtype=np.uint8).repeat(6, 0).repeat(6, 1)
 
 

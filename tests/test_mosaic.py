@@ -16,7 +16,8 @@ from landcover.inference import PredictOptions, predict
 from landcover.inference.plan import open_imagery, plan
 from landcover.legend import DEEPGLOBE, NODATA
 from landcover.raster import Georeference, write_class_raster
-from landcover.raster.mosaic import MosaicScene, PlacedMap, lay_out, lay_under, repeated_rows
+from landcover.raster.mosaic import MosaicScene, lay_out, lay_under, repeated_rows
+from landcover.windows import Window
 
 HEIGHT, WIDTH = 200, 260
 CARD = {"card": make_card(gsd=0.5, window_px=64, overlap_px=16)}
@@ -167,13 +168,13 @@ def test_maps_of_other_grids_are_compared_by_the_centres_of_pixels(tmp_path, crs
     first = rng.integers(0, 6, (60, 70)).astype(np.uint8)
     first[rng.random(first.shape) < 0.3] = NODATA
     second = rng.integers(0, 6, (64, 68)).astype(np.uint8)
-    own = Georeference(UTM, Affine(0.5, 0, 500_000, 0, -0.5, 5_700_000))
+    own = Georeference(60, 70, Affine(0.5, 0, 500_000, 0, -0.5, 5_700_000), UTM)
     x, y = rasterio.warp.transform(UTM, CRS.from_epsg(crs), [500_012], [5_699_993])
-    other = Georeference(CRS.from_epsg(crs), Affine(0.4, 0.02, x[0], 0.02, -0.4, y[0]))
+    other = Georeference(64, 68, Affine(0.4, 0.02, x[0], 0.02, -0.4, y[0]), CRS.from_epsg(crs))
     maps = []
     for name, index, place in (("a", first, own), ("b", second, other)):
         write_class_raster(tmp_path / f"{name}.tif", index, DEEPGLOBE, place)
-        maps.append(PlacedMap(tmp_path / f"{name}.tif", place, index.shape))
+        maps.append((tmp_path / f"{name}.tif", place))
     found = np.full(second.shape, NODATA, np.uint8)
     for number, row, strip in repeated_rows(maps):
         assert number == 1
@@ -197,17 +198,17 @@ def test_maps_of_other_grids_are_compared_by_the_centres_of_pixels(tmp_path, crs
 
 
 def test_adjoining_maps_are_not_read(tmp_path):
-    place = Georeference(UTM, Affine(0.5, 0, 500_000, 0, -0.5, 5_700_000))
-    maps = [PlacedMap(tmp_path / "none.tif", place.moved(0, col), (10, 10)) for col in (0, 10, 20)]
+    place = Georeference(100, 100, Affine(0.5, 0, 500_000, 0, -0.5, 5_700_000), UTM)
+    maps = [(tmp_path / "none.tif", place.part(Window(0, col, 10, 10))) for col in (0, 10, 20)]
     assert not list(repeated_rows(maps))
 
 
 def test_the_extent_of_a_map_is_computed_once_per_crs(tmp_path, monkeypatch):
     """Maps that are far apart are not compared one with another."""
-    place = Georeference(UTM, Affine(0.5, 0, 500_000, 0, -0.5, 5_700_000))
-    lonely = Georeference(CRS.from_epsg(32660), place.transform)
-    maps = [PlacedMap(tmp_path / "none.tif", place.moved(0, 100 * n), (10, 10)) for n in range(30)]
-    maps += [PlacedMap(tmp_path / "none.tif", lonely.moved(0, 100 * n), (10, 10)) for n in range(3)]
+    place = Georeference(100, 100, Affine(0.5, 0, 500_000, 0, -0.5, 5_700_000), UTM)
+    lonely = Georeference(100, 100, place.transform, CRS.from_epsg(32660))
+    maps = [(tmp_path / "none.tif", place.part(Window(0, 100 * n, 10, 10))) for n in range(30)]
+    maps += [(tmp_path / "none.tif", lonely.part(Window(0, 100 * n, 10, 10))) for n in range(3)]
     calls = {"extent": 0, "pixels": 0}
 
     def count(name):
@@ -228,18 +229,19 @@ def test_the_extent_of_a_map_is_computed_once_per_crs(tmp_path, monkeypatch):
 
 
 def test_pieces_have_whole_pixels_in_the_mosaic(tmp_path):
-    place = Georeference(UTM, Affine(0.3, 0.4, 500_000, 0.4, -0.3, 5_700_000))
+    place = Georeference(100, 100, Affine(0.3, 0.4, 500_000, 0.4, -0.3, 5_700_000), UTM)
     files = [
-        (tmp_path / str(n), place.moved(row, col), (7, 9)) for n, (row, col) in enumerate([(5, 4), (0, 9)])
+        (tmp_path / f"{n}.tif", place.part(Window(row, col, 7, 9)))
+        for n, (row, col) in enumerate([(5, 4), (0, 9)])
     ]
-    for path, own, size in files:
-        save_raster(path.with_suffix(".tif"), photo(*size), crs=UTM, transform=own.transform)
-    mosaic = lay_out([(path.with_suffix(".tif"), *others) for path, *others in files])
+    for path, own in files:
+        save_raster(path, photo(*own.size), crs=UTM, transform=own.transform)
+    mosaic = lay_out(files)
     assert [piece.window for piece in mosaic.pieces] == [(5, 0, 7, 9), (0, 5, 7, 9)]
     assert (mosaic.height, mosaic.width) == (12, 14)
     scene = MosaicScene(mosaic, "m.tif")
     scene.close()
-    assert scene.frame.transform.almost_equals(place.moved(0, 4).transform, 1e-6)
+    assert scene.frame.transform.almost_equals(place.part(Window(0, 4, 12, 14)).transform, 1e-6)
 
 
 def test_exchanged_axes_and_several_types_are_refused(tmp_path):
@@ -247,10 +249,10 @@ def test_exchanged_axes_and_several_types_are_refused(tmp_path):
     straight, right = Affine(0.5, 0, 0, 0, -0.5, 0), Affine(0.5, 0, 32, 0, -0.5, 0)
     first = save_raster(tmp_path / "a.tif", bands.astype(np.uint8), crs=UTM, transform=straight)
     other = save_raster(tmp_path / "b.tif", bands.astype(np.uint16), crs=UTM, transform=right)
-    turned = Georeference(UTM, Affine(0, 0.5, 32, -0.5, 0, 0))
-    own, beside = Georeference(UTM, straight), Georeference(UTM, right)
+    turned = Georeference(64, 64, Affine(0, 0.5, 32, -0.5, 0, 0), UTM)
+    own, beside = Georeference(64, 64, straight, UTM), Georeference(64, 64, right, UTM)
     with pytest.raises(DataError, match=r"b\.tif is on another grid"):
-        lay_out([(first, own, (64, 64)), (other, turned, (64, 64))])
-    mosaic = lay_out([(first, own, (64, 64)), (other, beside, (64, 64))])
+        lay_out([(first, own), (other, turned)])
+    mosaic = lay_out([(first, own), (other, beside)])
     with pytest.raises(ImageError, match=r"uint8 .*a\.tif.*uint16 .*b\.tif"):
         MosaicScene(mosaic, "m.tif", scaling="percentile")

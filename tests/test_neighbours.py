@@ -21,6 +21,7 @@ from landcover.inference.scene import CONTEXT, WORK, Inputs
 from landcover.legend import NODATA
 from landcover.raster import Georeference, Header
 from landcover.raster.mosaic import Neighbours
+from landcover.windows import Window
 
 HEIGHT, WIDTH = 200, 260
 WINDOW = 64
@@ -77,7 +78,7 @@ def test_the_scale_is_that_of_the_whole_scene(tmp_path, crs):
     for task in tasks_of(tmp_path / "parts").values():
         with open_imagery(task, options, 0.5) as imagery:
             assert (imagery.scale.gsd, *imagery.sides) == pytest.approx(expected, rel=1e-12)
-            assert imagery.source.own[2:] == imagery.size
+            assert imagery.source.own[2:] == imagery.place.size
 
 
 def test_a_box_of_a_file_and_its_own_nodata(tmp_path):
@@ -194,9 +195,11 @@ def test_files_of_several_folders_are_context_but_not_those_of_two_dates(tmp_pat
 
 def headers_of(boxes, grid=(0, 0)):
     """Files of 8 x 8 pixels, (folder, row, col), on a grid of this shift."""
-    place = Georeference(UTM, Affine(0.5, 0, 500_000 + 0.5 * grid[1], 0, -0.5, 5_700_000 - 0.5 * grid[0]))
+    place = Georeference(
+        8, 8, Affine(0.5, 0, 500_000 + 0.5 * grid[1], 0, -0.5, 5_700_000 - 0.5 * grid[0]), UTM
+    )
     for folder, row, col in boxes:
-        yield Path(folder, f"{row}_{col}.tif"), Header(place.moved(row, col), 0.5, (8, 8), dtypes=("uint8",))
+        yield Path(folder, f"{row}_{col}.tif"), Header(place.part(Window(row, col, 8, 8)), dtypes=("uint8",))
 
 
 @pytest.mark.parametrize("twins", [[], [("new", 0, 0)], [("new", 0, col) for col in range(0, 96, 8)]])
@@ -289,12 +292,12 @@ def test_percentiles_are_those_of_the_file_itself(tmp_path):
 @pytest.mark.parametrize("seed", range(4))
 def test_files_are_joined_as_by_comparing_all_pairs(tmp_path, seed):
     rng = np.random.default_rng(seed)
-    place = Georeference(UTM, Affine(0.3, 0.4, 500_000, 0.4, -0.3, 5_700_000))
+    place = Georeference(100, 100, Affine(0.3, 0.4, 500_000, 0.4, -0.3, 5_700_000), UTM)
     count = 60
     boxes = np.column_stack([rng.integers(0, 160, (count, 2)), rng.integers(1, 14, (count, 2))])
     files = []
     for number, (row, col, height, width) in enumerate(boxes.tolist()):
-        header = Header(place.moved(row, col), 0.5, (height, width), dtypes=("uint8",) * 3)
+        header = Header(place.part(Window(row, col, height, width)), dtypes=("uint8",) * 3)
         files.append((tmp_path / f"{number:02}.tif", header))
     neighbours = Neighbours(files)
     starts, ends = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]

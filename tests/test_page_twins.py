@@ -24,7 +24,7 @@ from landcover.model.preprocessing import mirrored, resample_image, resample_val
 from landcover.ood.profile import ood_stats
 from landcover.postprocess.sieve import remove_small_regions
 from landcover.raster.bands import choose_bands, percentile_range, to_bytes
-from landcover.raster.georeference import Georeference, ground_sides, pixel_size, row_areas
+from landcover.raster.georeference import Georeference
 from landcover.values import BandSelection
 from landcover.windows import spans
 
@@ -151,11 +151,11 @@ def test_scale_and_areas_are_those_of_python():
         )
     )
     for (code, _, position), own in zip(PLACES, found, strict=True):
-        place = Georeference(CRS.from_string(code), from_origin(*position))
-        gsd = pixel_size(place, 40, 30)
+        place = Georeference(40, 30, from_origin(*position), CRS.from_string(code))
+        gsd = place.gsd
         assert own["gsd"] == pytest.approx(gsd, rel=1e-5)
-        assert own["sides"] == pytest.approx(ground_sides(place, (40, 30), gsd), rel=1e-5)
-        assert own["areas"] == pytest.approx(row_areas(place, 40, 30), rel=1e-4)
+        assert own["sides"] == pytest.approx(place.sides(gsd), rel=1e-5)
+        assert own["areas"] == pytest.approx(place.row_areas(), rel=1e-4)
         (x,), (y,) = transform(place.crs, "EPSG:4326", [position[0]], [position[1]])
         assert own["corner"] == pytest.approx([x, y], abs=1e-8)
 

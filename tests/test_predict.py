@@ -143,7 +143,7 @@ def test_the_scale_is_never_guessed_silently(tmp_path):
 
     def scales(**options):
         made = run([raster, plain], tmp_path / "out", force=True, **options).maps
-        return [(one.gsd, one.gsd_source) for one in made]
+        return [one.scale for one in made]
 
     assert scales() == [(0.5, "raster"), (1.0, "assumed")]
     with pytest.raises(UsageError, match=rf"1 of 2 images .*{plain.name}.*--gsd 0.5.*--gsd model.* 1 m"):
@@ -159,7 +159,7 @@ def test_a_recognised_layout_tells_the_scale(tmp_path):
     save(tmp_path / "tiles/train/0000_sat.jpg", index)
     save(tmp_path / "tiles/validation/0000_sat.jpg", index)
     made = run(tmp_path / "tiles", tmp_path / "out", ConstantRuntime()).maps
-    assert [(one.gsd, one.gsd_source) for one in made] == [(1.195, "data folder")] * 2
+    assert [one.scale for one in made] == [(1.195, "data folder")] * 2
 
 
 def test_a_bad_image_is_told_of_and_the_others_are_done(tmp_path):

@@ -111,7 +111,7 @@ def test_a_raster_is_read_as_intended_or_refused(form, tmp_path_factory):
     with open_scene(path, scaling=scaling) as scene:
         strip = scene.read_rows(0, HEIGHT)
         parts = [scene.read_rows(row, min(row + 10, HEIGHT)).image for row in range(0, HEIGHT, 10)]
-        place, gsd = scene.georeference, scene.gsd
+        place, gsd = scene.place.georeference, scene.place.gsd
         notes = scene.warnings
     assert np.array_equal(np.concatenate(parts), strip.image)
     assert np.array_equal(np.ones_like(valid) if strip.valid is None else strip.valid, valid)

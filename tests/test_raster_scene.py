@@ -19,7 +19,7 @@ from landcover.errors import DataError, ImageError, MissingExtraError, UsageErro
 from landcover.legend import DEEPGLOBE
 from landcover.raster import (
     Georeference,
-    RasterSpec,
+    Place,
     display_name,
     open_scene,
     read_header,
@@ -61,8 +61,8 @@ def test_strips_put_together_are_the_scene(tmp_path, rows, interleave):
     with open_scene(write(tmp_path / "a.tif", bands, interleave=interleave)) as scene:
         image, valid = read_all(scene, rows)
         assert scene.read_rows(0, 9).valid is None
-        assert (scene.height, scene.width, scene.gsd) == (150, 170, 0.5)
-        assert scene.georeference == Georeference(UTM, NORTH_UP)
+        assert (scene.height, scene.width, scene.frame.gsd) == (150, 170, 0.5)
+        assert scene.place == scene.frame == Georeference(150, 170, NORTH_UP, UTM)
         assert (scene.damaged, scene.warnings) == ([], [])
         assert scene.name == str(tmp_path / "a.tif")
         for start, stop in ((0, 151), (5, 5), (-1, 3)):
@@ -84,8 +84,8 @@ def test_a_jpeg_is_read_from_the_top(tmp_path):
     image = photo(300, 170)
     with open_scene(save(tmp_path / "a.jpg", image, quality=95)) as scene:
         read = read_all(scene)[0]
-        assert scene.georeference is None
-        assert scene.gsd is None
+        assert scene.place.georeference is None
+        assert scene.place.gsd is None
         assert scene.warnings == [f"{tmp_path / 'a.jpg'} is not georeferenced: it has no position."]
     assert np.abs(read.astype(int) - image).mean() < 4
 
@@ -260,7 +260,7 @@ def test_ground_control_points_on_a_grid_are_a_georeference(tmp_path):
         points[0].x += shift
         path = write(tmp_path / f"{shift}.tif", rgb(), gcps=points, transform=Affine.identity())
         with open_scene(path) as scene:
-            return scene.georeference, " ".join(scene.warnings)
+            return scene.place.georeference, " ".join(scene.warnings)
 
     place, _ = placed(0)
     assert place.crs == UTM
@@ -277,10 +277,10 @@ def test_a_site_grid_and_a_declared_crs_give_the_scale(tmp_path):
         assert read_header(path).gsd == pytest.approx(0.5 * metres)
     path = write(tmp_path / "none.tif", rgb(), crs=None)
     with open_scene(path) as scene:
-        assert scene.georeference is None
+        assert scene.place.georeference is None
         assert "--crs" in scene.warnings[0]
     with open_scene(path, crs=UTM) as scene:
-        assert (scene.georeference, scene.gsd) == (Georeference(UTM, NORTH_UP), 0.5)
+        assert (scene.place, scene.place.gsd) == (Georeference(*scene.place.size, NORTH_UP, UTM), 0.5)
 
 
 def test_refused_scenes_say_why(tmp_path):
@@ -289,7 +289,7 @@ def test_refused_scenes_say_why(tmp_path):
     write(tmp_path / "complex.tif", rgb().astype(np.complex64))
     write(tmp_path / "cmyk.tif", np.concatenate([rgb(), rgb()[:1]]), photometric="cmyk")
     write(tmp_path / "wide.tif", rgb().astype(np.uint16))
-    write_map(tmp_path / "map.tif", [np.zeros((9, 9), np.uint8)], RasterSpec(9, 9), DEEPGLOBE)
+    write_map(tmp_path / "map.tif", [np.zeros((9, 9), np.uint8)], Place(9, 9), DEEPGLOBE)
     save_palette(tmp_path / "p.png", np.zeros((9, 9), np.uint8), DEEPGLOBE.colours)
     (tmp_path / "empty.tif").write_bytes(b"")
     (tmp_path / "text.tif").write_text("no raster")
@@ -420,16 +420,16 @@ def test_a_box_is_read_outward_to_whole_pixels_and_stays_in_place(tmp_path, plac
     crs, transform = place
     bands = rgb()
     path = write(tmp_path / "a.tif", bands, crs=crs, transform=transform)
-    whole = Georeference(crs, transform)
+    whole = Georeference(150, 170, transform, crs)
     # The box around the pixels from row 20.4 and column 30.5, 50 rows and 60 columns.
     inner = whole.points(np.array([30.5, 90.5, 30.5, 90.5]), np.array([20.4, 20.4, 70.4, 70.4]))
     box = (inner[0].min(), inner[1].min(), inner[0].max(), inner[1].max())
     with open_scene(path, bbox=box) as scene:
         image, _ = read_all(scene)
-        assert scene.georeference == whole
-        assert scene.gsd == pytest.approx(read_header(path).gsd, rel=1e-5)
-        part, (height, width) = whole.moved(*scene.part[:2]), scene.part[2:]
-        corner = Georeference(crs, ~transform).points(*part.points(np.array([0.0]), np.array([0.0])))
+        assert scene.place == whole
+        assert scene.place.gsd == pytest.approx(read_header(path).gsd, rel=1e-5)
+        part, (_, _, height, width) = whole.part(scene.part), scene.part
+        corner = whole.pixels(*part.points(np.array([0.0]), np.array([0.0])))
         col, row = (float(np.rint(value[0])) for value in corner)
         np.testing.assert_allclose([c[0] for c in corner], [col, row], atol=1e-6)
         if transform.b == 0:
@@ -437,10 +437,12 @@ def test_a_box_is_read_outward_to_whole_pixels_and_stays_in_place(tmp_path, plac
         window = np.s_[int(row) : int(row) + height, int(col) : int(col) + width]
         assert np.array_equal(image, np.moveaxis(bands, 0, -1)[window])
         # Pixels of a map of the part land on those of the scene.
-        write_map(tmp_path / "m.tif", [image[..., 0] % 7], RasterSpec(height, width, part), DEEPGLOBE)
+        write_map(tmp_path / "m.tif", [image[..., 0] % 7], part, DEEPGLOBE)
     with rasterio.open(tmp_path / "m.tif") as map_:
-        there = Georeference(map_.crs, map_.transform).points(np.array([0.5, 9.5]), np.array([0.5, 7.5]))
-    back = Georeference(crs, ~transform).points(*there)
+        there = Georeference(*map_.shape, map_.transform, map_.crs).points(
+            np.array([0.5, 9.5]), np.array([0.5, 7.5])
+        )
+    back = whole.pixels(*there)
     np.testing.assert_allclose(back, [[col + 0.5, col + 9.5], [row + 0.5, row + 7.5]], atol=1e-6)
 
 
@@ -471,7 +473,7 @@ def write_polygons(path, rings, crs):
 def test_pixels_outside_of_the_polygons_are_no_imagery(tmp_path, transform):
     bands = rgb()
     path = write(tmp_path / "a.tif", bands, transform=transform)
-    whole = Georeference(UTM, transform)
+    whole = Georeference(150, 170, transform, UTM)
     # In pixels: the triangle (20, 10), (100, 10), (20, 90), and a square further right and below.
     rings = [[(20, 10), (100, 10), (20, 90)], [(120, 100), (140, 100), (140, 120), (120, 120)]]
     placed = [list(zip(*whole.points(*np.array(ring, float).T), strict=True)) for ring in rings]
@@ -486,7 +488,7 @@ def test_pixels_outside_of_the_polygons_are_no_imagery(tmp_path, transform):
     part = np.s_[10:120, 20:140]
     assert np.array_equal(image, np.moveaxis(bands, 0, -1)[part])
     assert np.array_equal(valid[~edge[part]], (triangle | square)[part][~edge[part]])
-    corner = whole.extent(60, 60)
+    corner = whole.part(Window(0, 0, 60, 60)).extent()
     if transform == NORTH_UP:
         with open_scene(path, aoi=area, bbox=corner) as scene:
             assert scene.part == (10, 20, 50, 40)
@@ -626,7 +628,7 @@ def test_a_position_that_cannot_be_is_a_warning(tmp_path, head, reason):
     write(tmp_path / "a.tif", rgb()[:1])
     with open_scene(write_vrt(tmp_path / "a.vrt", head=head)) as scene:
         assert read_all(scene)[0].shape == (150, 170, 3)
-        assert (scene.georeference, scene.gsd) == (None, None)
+        assert (scene.place.georeference, scene.place.gsd) == (None, None)
         (warning,) = scene.warnings
     assert reason in warning
     assert read_header(tmp_path / "a.vrt").gsd is None
@@ -638,7 +640,7 @@ def test_an_address_is_read_as_a_file_is(tmp_path, address):
     with open_scene(f"http://user:secret@{address}/a.tif?signature=secret") as scene:
         assert np.array_equal(read_all(scene)[0], np.moveaxis(bands, 0, -1))
         assert scene.name == f"http://{address}/a.tif"
-        assert scene.georeference == Georeference(UTM, NORTH_UP)
+        assert scene.place == Georeference(*scene.place.size, NORTH_UP, UTM)
 
 
 @pytest.mark.parametrize(

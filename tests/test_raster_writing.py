@@ -18,15 +18,22 @@ from landcover.io.files import is_temporary, work_folder_path
 from landcover.legend import DEEPGLOBE, NODATA
 from landcover.raster import (
     Georeference,
-    RasterSpec,
+    Place,
     read_header,
     style_files,
     write_bands,
     write_map,
     writing,
 )
+from landcover.windows import Window
 
-PLACE = Georeference(CRS.from_epsg(32631), Affine(0.5, 0, 500_000, 0, -0.5, 5_700_000))
+PLACE = Georeference(100, 100, Affine(0.5, 0, 500_000, 0, -0.5, 5_700_000), CRS.from_epsg(32631))
+
+
+def placed(height, width):
+    return PLACE.part(Window(0, 0, height, width))
+
+
 RNG = np.random.default_rng(0)
 
 
@@ -56,7 +63,7 @@ def test_a_written_map_keeps_place_classes_and_provenance(tmp_path, cog):
     index = class_map(1300, 700)
     path = tmp_path / "deep" / "map.tif"
     write_map(
-        path, strips(index, 300), RasterSpec(1300, 700, PLACE, {"LANDCOVER_VERSION": "1"}), DEEPGLOBE, cog=cog
+        path, strips(index, 300), placed(1300, 700), DEEPGLOBE, tags={"LANDCOVER_VERSION": "1"}, cog=cog
     )
     with rasterio.open(path) as source:
         assert np.array_equal(source.read(1), index)
@@ -77,7 +84,7 @@ def test_a_written_map_keeps_place_classes_and_provenance(tmp_path, cog):
 @pytest.mark.parametrize("cog", [False, True])
 def test_overviews_show_the_most_frequent_class(tmp_path, cog):
     index = np.where(RNG.random((600, 1040)) < 0.5, RNG.integers(0, 7, (600, 1040)), 2).astype(np.uint8)
-    write_map(tmp_path / "m.tif", [index], RasterSpec(600, 1040, PLACE), DEEPGLOBE, cog=cog)
+    write_map(tmp_path / "m.tif", [index], placed(600, 1040), DEEPGLOBE, cog=cog)
     with rasterio.open(tmp_path / "m.tif", overview_level=0) as source:
         reduced = source.read(1)
     expected, clear = most_frequent(index, 2)
@@ -90,11 +97,11 @@ def test_cloud_optimized_files_are_valid(tmp_path, bands):
     validate = pytest.importorskip("rio_cogeo").cog_validate
     path = tmp_path / "a.tif"
     if bands == 1:
-        write_map(path, [class_map(900, 1100)], RasterSpec(900, 1100, PLACE), DEEPGLOBE, cog=True)
+        write_map(path, [class_map(900, 1100)], placed(900, 1100), DEEPGLOBE, cog=True)
     else:
         values = RNG.integers(0, 256, (bands, 900, 1100), dtype=np.uint8)
         names = DEEPGLOBE.scored_names
-        write_bands(path, [values], RasterSpec(900, 1100, PLACE), names, cog=True)
+        write_bands(path, [values], placed(900, 1100), names, cog=True)
     valid, errors, warnings = validate(path, strict=True)
     assert (valid, errors, warnings) == (True, [], [])
 
@@ -105,13 +112,13 @@ def test_the_same_pixels_give_the_same_bytes_however_they_are_cut(tmp_path, cog)
     written = set()
     for number, rows in enumerate([1100, 1, 77, 512, 1100]):
         path = tmp_path / f"{number}.tif"
-        write_map(path, strips(index, rows), RasterSpec(*index.shape, PLACE), DEEPGLOBE, cog=cog)
+        write_map(path, strips(index, rows), placed(*index.shape), DEEPGLOBE, cog=cog)
         written.add(path.read_bytes())
     assert len(written) == 1
     probabilities = RNG.integers(0, 256, (3, 520, 600), dtype=np.uint8)
     for rows in (520, 77):
         path = tmp_path / f"p{rows}.tif"
-        write_bands(path, strips(probabilities, rows), RasterSpec(520, 600, PLACE), "abc", cog=cog)
+        write_bands(path, strips(probabilities, rows), placed(520, 600), "abc", cog=cog)
     assert (tmp_path / "p520.tif").read_bytes() == (tmp_path / "p77.tif").read_bytes()
 
 
@@ -120,7 +127,7 @@ def test_the_same_pixels_give_the_same_bytes_however_they_are_cut(tmp_path, cog)
 def test_any_size_comes_back(tmp_path_factory, height, width, count, rows):
     path = tmp_path_factory.mktemp("any") / "a.tif"
     values = RNG.integers(0, 256, (count, height, width), dtype=np.uint8)
-    write_bands(path, strips(values, rows), RasterSpec(height, width, PLACE), "abcd"[:count])
+    write_bands(path, strips(values, rows), placed(height, width), "abcd"[:count])
     with rasterio.open(path) as source:
         assert np.array_equal(source.read(), values)
 
@@ -141,22 +148,22 @@ TURNED = Affine(0.48, 0.14, 5e5, 0.14, -0.48, 5.7e6)
     ids=["projected", "geographic", "rotated", "south up", "web Mercator"],
 )
 def test_the_place_is_kept(tmp_path, crs, transform, cog):
-    place = Georeference(CRS.from_epsg(crs), transform)
-    write_map(tmp_path / "a.tif", [class_map(30, 40)], RasterSpec(30, 40, place), DEEPGLOBE, cog=cog)
+    place = Georeference(30, 40, transform, CRS.from_epsg(crs))
+    write_map(tmp_path / "a.tif", [class_map(30, 40)], place, DEEPGLOBE, cog=cog)
     read = read_header(tmp_path / "a.tif").georeference
     assert read is not None
     assert read.crs == place.crs
     corners = np.array([0.0, 30_000]), np.array([0.0, 40_000])
-    back = Georeference(place.crs, ~read.transform).points(*place.points(*corners))
+    back = read.pixels(*place.points(*corners))
     np.testing.assert_allclose(back, corners, atol=1e-6)
 
 
 @pytest.mark.parametrize("cog", [False, True])
-@pytest.mark.parametrize("place", [PLACE, None], ids=["place", "none"])
+@pytest.mark.parametrize("place", [placed(60, 90), Place(60, 90)], ids=["place", "none"])
 def test_bands_have_names_scale_and_tags(tmp_path, place, cog):
     values = RNG.integers(0, 256, (6, 60, 90), dtype=np.uint8)
     path, names = tmp_path / "p.tif", DEEPGLOBE.scored_names
-    write_bands(path, strips(values, 25), RasterSpec(60, 90, place, {"A": "b"}), names, cog=cog)
+    write_bands(path, strips(values, 25), place, names, tags={"A": "b"}, cog=cog)
     with rasterio.open(path) as source:
         assert np.array_equal(source.read(), values)
         assert source.descriptions == names
@@ -164,16 +171,16 @@ def test_bands_have_names_scale_and_tags(tmp_path, place, cog):
         assert {source.tags(band)["SCALE"] for band in source.indexes} == {"1/254"}
         assert set(source.scales) == {1 / 254}
         assert source.nodata == NODATA
-    assert read_header(path).georeference == place
+    assert read_header(path).place == place
 
 
 @pytest.mark.parametrize("name", ["map.tif", "map.qml", "map.tif.aux.xml"])
 def test_existing_files_stay_without_force(tmp_path, name):
     (tmp_path / name).write_text("precious")
     with pytest.raises(OutputError, match="exists already"):
-        write_map(tmp_path / "map.tif", [class_map(4, 4)], RasterSpec(4, 4, PLACE), DEEPGLOBE)
+        write_map(tmp_path / "map.tif", [class_map(4, 4)], placed(4, 4), DEEPGLOBE)
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [(name, "precious")]
-    write_map(tmp_path / "map.tif", [class_map(4, 4)], RasterSpec(4, 4, PLACE), DEEPGLOBE, force=True)
+    write_map(tmp_path / "map.tif", [class_map(4, 4)], placed(4, 4), DEEPGLOBE, force=True)
     assert (tmp_path / name).read_bytes() != b"precious"
 
 
@@ -183,10 +190,10 @@ def test_strips_that_fail_leave_nothing(tmp_path):
         raise DataError("the scene ends here")
 
     with pytest.raises(DataError, match="ends here"):
-        write_map(tmp_path / "m.tif", failing(), RasterSpec(40, 30, PLACE), DEEPGLOBE)
+        write_map(tmp_path / "m.tif", failing(), placed(40, 30), DEEPGLOBE)
     for wrong in ([class_map(20, 30)], [class_map(40, 31)], [class_map(40, 30).astype(np.int16)]):
         with pytest.raises(ValueError, match=r"raster of 40|does not fit"):
-            write_map(tmp_path / "m.tif", wrong, RasterSpec(40, 30, PLACE), DEEPGLOBE)
+            write_map(tmp_path / "m.tif", wrong, placed(40, 30), DEEPGLOBE)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -195,13 +202,13 @@ import os, signal, sys
 from pathlib import Path
 import numpy as np
 from landcover.legend import DEEPGLOBE
-from landcover.raster import RasterSpec, write_map
+from landcover.raster import Place, write_map
 
 def strips():
     yield np.zeros((20, 30), np.uint8)
     os.kill(os.getpid(), signal.SIGKILL)
 
-write_map(Path(sys.argv[1]), strips(), RasterSpec(40, 30), DEEPGLOBE)
+write_map(Path(sys.argv[1]), strips(), Place(40, 30), DEEPGLOBE)
 """
 
 
@@ -216,7 +223,7 @@ def test_what_a_killed_process_left_goes_when_the_map_is_written_again(tmp_path)
     engine = work_folder_path(path)
     engine.mkdir()
     (engine / "state.json").write_text("the engine's")
-    write_map(path, [class_map(40, 30)], RasterSpec(40, 30, PLACE), DEEPGLOBE, style=False)
+    write_map(path, [class_map(40, 30)], placed(40, 30), DEEPGLOBE, style=False)
     assert sorted(tmp_path.rglob("*")) == [engine, engine / "state.json", path]
 
 
@@ -226,10 +233,10 @@ def test_two_writers_of_one_map_do_not_share_pixels(tmp_path):
 
     def slowly():
         yield index[:100]
-        write_map(path, [np.zeros_like(index)], RasterSpec(600, 300, PLACE), DEEPGLOBE)
+        write_map(path, [np.zeros_like(index)], placed(600, 300), DEEPGLOBE)
         yield index[100:]
 
-    write_map(path, slowly(), RasterSpec(600, 300, PLACE), DEEPGLOBE)
+    write_map(path, slowly(), placed(600, 300), DEEPGLOBE)
     with rasterio.open(path) as source:
         assert np.array_equal(source.read(1), index)
     assert sorted(tmp_path.iterdir()) == sorted([path, *style_files(path)])
@@ -241,7 +248,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path, full_disk, cog):
     values = RNG.integers(0, 256, (2, 600, 600), dtype=np.uint8)
 
     def write(path):
-        write_bands(path, [values], RasterSpec(600, 600), "ab", cog=cog)
+        write_bands(path, [values], Place(600, 600), "ab", cog=cog)
         return path
 
     whole = write(tmp_path / "whole.tif")
@@ -259,7 +266,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path, full_disk, cog):
 def test_long_and_narrow_maps_are_written(tmp_path, size, cog):
     """A level of 7 columns may have one: its ratio of widths, 7, is not the factor of its rows, 8."""
     index = class_map(*size)
-    write_map(tmp_path / "map.tif", [index], RasterSpec(*size, PLACE), DEEPGLOBE, cog=cog)
+    write_map(tmp_path / "map.tif", [index], placed(*size), DEEPGLOBE, cog=cog)
     with rasterio.open(tmp_path / "map.tif") as source:
         assert np.array_equal(source.read(1), index)
         assert len(source.overviews(1)) == (2 if size[0] == 1200 else 3)
@@ -289,7 +296,7 @@ def test_a_failure_that_gdal_does_not_report_is_an_error(tmp_path, monkeypatch, 
     monkeypatch.setattr(writing._CheckedFile, "write", written)
     if lost == "blocks of overviews":
         monkeypatch.setattr(rasterio.io.DatasetWriter, "build_overviews", blank)
-    spec = RasterSpec(700, 600, PLACE)
+    spec = placed(700, 600)
     with pytest.raises(OutputError, match=r"map.tif cannot be written: .*(incomplete|No space left)"):
         write_map(tmp_path / "map.tif", [class_map(700, 600)], spec, DEEPGLOBE, cog=cog)
     assert list(tmp_path.iterdir()) == []
@@ -301,7 +308,7 @@ def test_a_map_for_which_memory_lacks_says_so(tmp_path, monkeypatch):
 
     monkeypatch.setattr(writing, "_describe", describe)
     with pytest.raises(OutOfMemoryError, match=r"map.tif cannot be written: not enough memory"):
-        write_map(tmp_path / "map.tif", [class_map(9, 9)], RasterSpec(9, 9, PLACE), DEEPGLOBE)
+        write_map(tmp_path / "map.tif", [class_map(9, 9)], placed(9, 9), DEEPGLOBE)
     assert list(tmp_path.iterdir()) == []
 
 

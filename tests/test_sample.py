@@ -18,7 +18,7 @@ from landcover.raster import Georeference, classmap, write_class_raster
 
 URBAN, AGRICULTURE, RANGELAND, FOREST, WATER, BARREN, UNKNOWN = range(7)
 UTM = CRS.from_epsg(32631)
-PLACE = Georeference(UTM, Affine(0.48, 0.14, 5e5, 0.14, -0.48, 5.7e6))  # rotated by 16 degrees
+PLACE = Georeference(100, 100, Affine(0.48, 0.14, 5e5, 0.14, -0.48, 5.7e6), UTM)  # rotated by 16 degrees
 
 
 def scattered(seed=0, shape=(120, 90)):

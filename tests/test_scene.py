@@ -590,7 +590,7 @@ def test_a_scene_may_lie_on_a_server(tmp_path, address):
     save(tmp_path / "far.tif")
     result = run(f"http://{address}/far.tif", tmp_path / "out")
     assert np.array_equal(read_band(tmp_path / "out/far_mask.tif"), TRUTH)
-    assert (result.maps[0].gsd, result.maps[0].gsd_source) == (1.0, "raster")
+    assert result.maps[0].scale == (1.0, "raster")
     missing = run(f"http://{address}/missing.tif", tmp_path / "out")
     assert list(missing.failed) == [f"http://{address}/missing.tif"]
 

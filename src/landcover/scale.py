@@ -22,6 +22,9 @@ class Scale(NamedTuple):
     gsd: float
     source: GsdSource
 
+    def __str__(self) -> str:
+        return f"{self.gsd:g} ({self.source})"
+
 
 def find_scale(
     option: float | None,

@@ -139,11 +139,11 @@ class CacheDataset(Dataset):
         return entry.height, entry.width
 
     def georeference(self, item: Item) -> Georeference | None:
-        """Return CRS and transform from the index, or None."""
+        """Return size, CRS and transform from the index, or None."""
         entry = self._entries[item.key]
         if entry.transform is None or entry.crs is None:
             return None
-        return Georeference(self._systems[entry.crs], Affine(*entry.transform))
+        return Georeference(*self.size(item), Affine(*entry.transform), self._systems[entry.crs])
 
     def read_imagery(self, item: Item, window: Window | None = None) -> tuple[UInt8Array, BoolArray | None]:
         """Copy an image or a window of it."""

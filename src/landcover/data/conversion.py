@@ -8,11 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
-from affine import Affine
-
 from landcover._typing import UInt8Array
 from landcover.errors import MaskError, UsageError, did_you_mean
-from landcover.io import MaskFormat, read_mask, write_mask
+from landcover.io import MaskFormat, read_mask
 from landcover.io.discovery import (
     IMAGE_END,
     MASK_SUFFIXES,
@@ -27,8 +25,8 @@ from landcover.io.locks import locked_folder
 from landcover.io.readahead import parallel_map
 from landcover.legend import DEEPGLOBE, Legend
 from landcover.progress import track
-from landcover.raster import Georeference, read_header, style_files, write_class_raster
-from landcover.raster.mapfiles import world_file, write_world_file
+from landcover.raster import Georeference, Place, read_header, style_files
+from landcover.raster.mapfiles import MAP_FORMATS, MapFormat, world_file, write_map_file
 
 T = TypeVar("T")
 
@@ -119,19 +117,23 @@ def convert(
 
 @dataclass(frozen=True, slots=True)
 class MaskTask:
-    """A mask to read, the file to write, and its georeference, or its transform without a CRS, if any."""
+    """A mask to read, the file to write, and where it is; None: nowhere."""
 
     source: Path
     target: Path
-    georeference: Georeference | None
-    transform: Affine | None = None
+    place: Place | None
+
+    @property
+    def format(self) -> MapFormat:
+        """The file format of the target."""
+        return MAP_FORMATS["tif" if isinstance(self.place, Georeference) else "png"]
 
     @property
     def beside(self) -> tuple[Path, ...]:
         """The files that are written beside the target."""
-        if self.georeference is not None:
+        if self.format.is_geotiff:
             return style_files(self.target)
-        return () if self.transform is None else (world_file(self.target),)
+        return () if self.place is None or self.place.transform is None else (world_file(self.target),)
 
     def write(
         self,
@@ -143,12 +145,8 @@ class MaskTask:
         force: bool,
     ) -> None:
         """Write class indices, uint8 (H, W); ``mask_format`` is only for PNG."""
-        if self.georeference is None:
-            if self.transform is not None:
-                write_world_file(self.target, self.transform, force=force)
-            write_mask(self.target, index, legend, mask_format=mask_format, tags=tags, force=force)
-        else:
-            write_class_raster(self.target, index, legend, self.georeference, tags=tags, force=force)
+        place, map_format = self.place or Place(*index.shape), self.format._replace(mask_format=mask_format)
+        write_map_file(self.target, [index], place, legend, map_format, tags=tags or {}, force=force)
 
 
 def plan_masks(
@@ -158,13 +156,14 @@ def plan_masks(
     tasks = []
     for found in find_files(masks, out, what="masks", suffixes=suffixes, left_out=(IMAGE_END,)):
         suffix = found.path.suffix.lower()
-        header = read_header(found.path)
-        georeference = header.georeference if suffix in RASTER_SUFFIXES else None
-        if georeference is None:
+        place = read_header(found.path).place
+        if place is not None and suffix not in RASTER_SUFFIXES:
+            place = Place(*place.size, place.transform)
+        if not isinstance(place, Georeference):
             target = out / found.relative.with_suffix(".png")
         else:
             target = out / (found.relative.with_suffix(".tif") if suffix == ".jp2" else found.relative)
-        tasks.append(MaskTask(found.path, target, georeference, header.transform))
+        tasks.append(MaskTask(found.path, target, place))
     outputs = [(task.source, path) for task in tasks for path in (task.target, *task.beside)]
     check_targets(outputs, force=force)
     return tasks

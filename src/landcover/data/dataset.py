@@ -12,12 +12,12 @@ import numpy as np
 
 from landcover._typing import BoolArray, Int64Array, UInt8Array
 from landcover.data.fingerprints import Fingerprint
-from landcover.data.footprints import Neighbours, Place, find_neighbours, find_scenes
+from landcover.data.footprints import Neighbours, find_neighbours, find_scenes
 from landcover.data.layouts import Item, SceneTile
 from landcover.errors import UsageError
 from landcover.io import Mask
 from landcover.legend import Legend, index_by_name
-from landcover.raster import Georeference, Reading, ground_sides, pixel_size
+from landcover.raster import Georeference, Reading
 from landcover.scale import unknown_gsd
 from landcover.windows import Window
 
@@ -107,7 +107,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def georeference(self, item: Item) -> Georeference | None:
-        """Return CRS and transform of an image, or None."""
+        """Return size, CRS and transform of an image, or None."""
 
     def sides(self, item: Item) -> tuple[float, float]:
         """Return metres down and across a pixel of an image, as prediction takes them from its georeference.
@@ -115,15 +115,15 @@ class Dataset(ABC):
         Raises:
             UsageError: If :attr:`gsd` is unknown.
         """
-        gsd, place, size = self.known_gsd("its imagery"), self.georeference(item), self.size(item)
-        own = pixel_size(place, *size) if self.gsd_from_raster and place is not None else None
-        return (gsd, gsd) if own is None else ground_sides(place, size, own)
+        gsd, place = self.known_gsd("its imagery"), self.georeference(item)
+        own = place.gsd if self.gsd_from_raster and place is not None else None
+        return (gsd, gsd) if place is None or own is None else place.sides(own)
 
     @cached_property
-    def places(self) -> dict[str, Place]:
-        """Georeferences and sizes of the georeferenced images, by key."""
+    def places(self) -> dict[str, Georeference]:
+        """Georeferences of the images that have one, by key."""
         placed = ((item, self.georeference(item)) for item in self.items)
-        return {item.key: Place(place, self.size(item)) for item, place in placed if place is not None}
+        return {item.key: place for item, place in placed if place is not None}
 
     @cached_property
     def neighbours(self) -> list[Neighbours]:
@@ -259,7 +259,7 @@ class CombinedDataset(Dataset):
         return dataset.size(own)
 
     def georeference(self, item: Item) -> Georeference | None:
-        """Return CRS and transform of an image, or None."""
+        """Return size, CRS and transform of an image, or None."""
         dataset, own, _ = self.sources[item.key]
         return dataset.georeference(own)
 

@@ -77,7 +77,7 @@ class FolderDataset(Dataset):
     def size(self, item: Item) -> tuple[int, int]:
         """Return (height, width) from the header of the image file."""
         header = self.headers.get(item.key)
-        return (header and header.size) or image_size(item.image)
+        return header.place.size if header and header.place else image_size(item.image)
 
     def georeference(self, item: Item) -> Georeference | None:
         """Return CRS and transform from the header of the image file, or None."""
@@ -193,10 +193,11 @@ def _check_places(image: Path, mask: Path, size: tuple[int, int]) -> None:
     """Refuse a mask whose position is another than its image's, by a CRS or by a transform alone."""
     if not all(path.suffix.lower() in RASTER_SUFFIXES or len(files_of(path)) > 1 for path in (image, mask)):
         return
-    one, other = read_header(image), read_header(mask)
-    if one.transform is None or other.transform is None:
+    places = [place for path in (image, mask) if (place := read_header(path).place) is not None]
+    grids = [place.transform for place in places if place.transform is not None]
+    if len(grids) < 2:
         return
-    systems = [header.georeference and header.georeference.crs for header in (one, other)]
+    systems = [place.georeference and place.georeference.crs for place in places]
     if all(systems) and systems[0] != systems[1]:
         of_image, of_mask = (system.to_string() for system in systems if system)
         raise MaskError(
@@ -205,9 +206,9 @@ def _check_places(image: Path, mask: Path, size: tuple[int, int]) -> None:
         )
     height, width = size
     cols, rows = np.array([(0.0, 0.0), (0.0, height), (width, 0.0)]).T
-    (x, y), (other_x, other_y) = one.transform @ (cols, rows), other.transform @ (cols, rows)
-    pixel = float(np.hypot(one.transform.a, one.transform.d))
-    if not all(systems) and abs(np.hypot(other.transform.a, other.transform.d) / pixel - 1) > GSD_TOLERANCE:
+    (x, y), (other_x, other_y) = (grid @ (cols, rows) for grid in grids)
+    pixel = float(np.hypot(grids[0].a, grids[0].d))
+    if not all(systems) and abs(np.hypot(grids[1].a, grids[1].d) / pixel - 1) > GSD_TOLERANCE:
         return  # perhaps the unit of a program, not a position
     apart = float(np.hypot(x - other_x, y - other_y).max())
     if apart > _SAME_PLACE_PX * pixel:

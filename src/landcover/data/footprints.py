@@ -13,7 +13,6 @@ from rasterio.warp import transform
 from landcover._typing import Float64Array
 from landcover.data.layouts import Item, SceneTile
 from landcover.errors import DataError, shortened
-from landcover.model.preprocessing import Size
 from landcover.raster import Georeference
 from landcover.textfiles import parse_csv, parse_number, read_text
 
@@ -24,13 +23,6 @@ _TOLERANCE_PX = 0.5
 """Images that are closer touch; that have less in common do not overlap."""
 
 
-class Place(NamedTuple):
-    """Georeference and (height, width) of an image."""
-
-    georeference: Georeference
-    size: Size
-
-
 class Neighbours(NamedTuple):
     """Two images by key, the smaller first, that are ``overlapping`` or ``touching``."""
 
@@ -39,7 +31,7 @@ class Neighbours(NamedTuple):
     kind: str
 
 
-def find_neighbours(places: Mapping[str, Place]) -> list[Neighbours]:
+def find_neighbours(places: Mapping[str, Georeference]) -> list[Neighbours]:
     """Return the images that overlap or touch, also at a corner, sorted.
 
     Images in several coordinate reference systems are compared in longitude and latitude.
@@ -65,7 +57,7 @@ def find_neighbours(places: Mapping[str, Place]) -> list[Neighbours]:
     return sorted(found)
 
 
-def find_scenes(places: Mapping[str, Place], neighbours: Sequence[Neighbours]) -> dict[str, SceneTile]:
+def find_scenes(places: Mapping[str, Georeference], neighbours: Sequence[Neighbours]) -> dict[str, SceneTile]:
     """Return the scene of each image: images that overlap or touch, directly or by others, are one scene.
 
     A scene has the smallest key of its images as its name. Row and column count tiles where all images of a
@@ -92,20 +84,20 @@ def find_scenes(places: Mapping[str, Place], neighbours: Sequence[Neighbours]) -
     }
 
 
-def _positions(places: Mapping[str, Place]) -> dict[str, tuple[int, int] | tuple[None, None]]:
+def _positions(places: Mapping[str, Georeference]) -> dict[str, tuple[int, int] | tuple[None, None]]:
     """Return row and column of the images of one scene in its grid of tiles; None if they are on none."""
     sizes = Counter(place.size for place in places.values())
     height, width = max(sizes, key=lambda size: (sizes[size], size))
-    first = next(iter(places.values())).georeference
+    first = next(iter(places.values()))
     grid = ~first.transform
     steps: dict[str, tuple[int, int]] = {}
-    for key, (georeference, _) in places.items():
-        own, other = ((t.a, t.b, t.d, t.e) for t in (georeference.transform, first.transform))
+    for key, place in places.items():
+        own, other = ((t.a, t.b, t.d, t.e) for t in (place.transform, first.transform))
         same = np.allclose(own, other, rtol=1e-6, atol=1e-6 * abs(first.transform.determinant) ** 0.5)
-        col, row = grid @ (georeference.transform.c, georeference.transform.f)
+        col, row = grid @ (place.transform.c, place.transform.f)
         step = round(row / height), round(col / width)
         off = max(abs(row - step[0] * height), abs(col - step[1] * width))
-        if not same or georeference.crs != first.crs or off > _TOLERANCE_PX:
+        if not same or place.crs != first.crs or off > _TOLERANCE_PX:
             return dict.fromkeys(places, (None, None))
         steps[key] = step
     if len(set(steps.values())) < len(steps):
@@ -114,13 +106,13 @@ def _positions(places: Mapping[str, Place]) -> dict[str, tuple[int, int] | tuple
     return {key: (row - top, col - left) for key, (row, col) in steps.items()}
 
 
-def _footprints(places: Sequence[Place]) -> tuple[Float64Array, Float64Array]:
+def _footprints(places: Sequence[Georeference]) -> tuple[Float64Array, Float64Array]:
     """Return corners of images, float64 (N, 4, 2), and length of a pixel, float64 (N,), in one CRS."""
-    corners = np.stack([georeference.corners(*size) for georeference, size in places])
-    if len({georeference.crs for georeference, _ in places}) > 1:
-        for own, (georeference, _) in zip(corners, places, strict=True):
-            own[:] = np.transpose(transform(georeference.crs, CRS.from_epsg(4326), *own.T.tolist()))
-    widths = np.array([place.size[1] for place in places])
+    corners = np.stack([place.corners() for place in places])
+    if len({place.crs for place in places}) > 1:
+        for own, place in zip(corners, places, strict=True):
+            own[:] = np.transpose(transform(place.crs, CRS.from_epsg(4326), *own.T.tolist()))
+    widths = np.array([place.width for place in places])
     return corners, np.hypot(*(corners[:, 1] - corners[:, 0]).T) / widths
 
 

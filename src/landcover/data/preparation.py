@@ -88,7 +88,7 @@ def prepare(
         **{name: getattr(source.reading, name) for name in READ_WITH},
         labels=None if source.vector is None else str(source.vector.source[1:]),
         gsd_from_raster=source.gsd_from_raster,
-        crs=tuple(sorted({place.georeference.crs.to_wkt() for place in source.places.values()})),
+        crs=tuple(sorted({place.crs.to_wkt() for place in source.places.values()})),
     )
     is_foreign = out.exists() and (not out.is_dir() or not all(map(is_temporary, out.iterdir())))
     if is_foreign and not is_cache(out):

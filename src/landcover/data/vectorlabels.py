@@ -18,7 +18,6 @@ from rasterio.features import rasterize as burn
 from landcover._typing import IntArray, UInt8Array
 from landcover.data.annotations import Drawn, Scenes, Target, read_coco, read_labelme
 from landcover.data.conversion import MaskTask
-from landcover.data.footprints import Place
 from landcover.data.layouts import VECTOR_SUFFIXES
 from landcover.data.settings import colour_of
 from landcover.errors import DataError, UsageError, did_you_mean, first_few
@@ -31,7 +30,7 @@ from landcover.legend import IGNORE, NODATA, LandClass, Legend
 from landcover.model.preprocessing import Size
 from landcover.progress import track
 from landcover.raster import read_header
-from landcover.raster.extent import middle_longitude, swapped_axes
+from landcover.raster.extent import swapped_axes
 from landcover.textfiles import NUMBER, parse_json, read_text
 
 with needs("vector"):
@@ -215,11 +214,7 @@ def _from_vector(
     path: Path, source: VectorSource, targets: Mapping[str, Target]
 ) -> tuple[list[Drawn], int, str]:
     """Return the features that touch each scene, the number of those that touch none, and why none does."""
-    placed = {
-        key: Place(target.georeference, target.size)
-        for key, target in targets.items()
-        if target.georeference is not None
-    }
+    placed = {key: target.georeference for key, target in targets.items() if target.georeference is not None}
     if not placed:
         raise DataError(
             f"None of the {len(targets)} scenes is georeferenced (such as "
@@ -230,11 +225,10 @@ def _from_vector(
     touching: Any = False
     by_crs: dict[str, list[str]] = {}
     for key, place in placed.items():
-        by_crs.setdefault(place.georeference.crs.to_wkt(), []).append(key)
+        by_crs.setdefault(place.crs.to_wkt(), []).append(key)
     for keys in by_crs.values():
         first = placed[keys[0]]
-        longitude = middle_longitude(first.georeference, *first.size)
-        features = read_features(path, first.georeference.crs, layer=source.layer, longitude=longitude)
+        features = read_features(path, first.crs, layer=source.layer, longitude=first.middle_longitude)
         if source.column not in features.attributes:
             raise UsageError(
                 f"{path} has no column {source.column!r}. "
@@ -243,20 +237,20 @@ def _from_vector(
         names = features.attributes[source.column].tolist()
         tree = shapely.STRtree(features.geometries)
         for key in keys:
-            georeference, size = placed[key]
-            outline = shapely.Polygon(georeference.corners(*size))
+            place = placed[key]
+            outline = shapely.Polygon(place.corners())
             inside = np.sort(tree.query(outline, predicate="intersects"))
             touched = np.zeros(len(names), bool)
             touched[inside] = True
             touching = touching | touched
             pixels = shapely.transform(
                 features.geometries[inside],
-                lambda points: np.stack(georeference.pixels(*points.T), axis=1),  # noqa: B023
+                lambda points: np.stack(place.pixels(*points.T), axis=1),  # noqa: B023
             )
             found.append(Drawn(key, pixels, [names[i] for i in inside]))
         if not np.any(touching) and not hint:
             boxes = shapely.bounds(features.geometries[:_SWAP_TESTED])
-            hints = (swapped_axes(boxes, placed[key].georeference, *placed[key].size) for key in keys)
+            hints = (swapped_axes(boxes, placed[key]) for key in keys)
             hint = next(filter(None, hints), "")
     hint = hint or " Check the CRS of both."
     return found, int(np.count_nonzero(~np.asarray(touching))), hint

@@ -22,9 +22,8 @@ from landcover.io.vectors import Geometries, reproject
 from landcover.legend import DEEPGLOBE, NODATA, Legend
 from landcover.metrics import ConfusionMatrix, Metric, averaged_classes, class_measures
 from landcover.progress import track
-from landcover.raster import Georeference, row_areas
+from landcover.raster import Georeference
 from landcover.raster.classmap import ClassMap, open_class_map
-from landcover.raster.extent import middle_longitude
 from landcover.raster.zonal import ClassAreas
 from landcover.windows import Window
 
@@ -172,9 +171,9 @@ def assess(
     if is_raster and options != TruthOptions():
         raise UsageError(f"--column, --layer and --truth-crs are for vector files; {truth} is a raster.")
     with open_class_map(map_path, map_legend, legend, DEEPGLOBE) as mapped:
-        place, legend = mapped.place, mapped.legend
+        place, legend = mapped.georeference, mapped.legend
         tally = Tally(ConfusionMatrix(legend))
-        areas = ClassAreas(legend, row_areas(place, mapped.height, mapped.width))
+        areas = ClassAreas(legend, place.row_areas())
 
         def measured() -> Iterator[tuple[int, UInt8Array]]:
             """Yield the first row and the classes of each row block, and count the area of each class."""
@@ -195,7 +194,7 @@ def assess(
                 column=options.column,
                 layer=options.layer,
                 truth_crs=options.crs,
-                longitude=middle_longitude(place, mapped.height, mapped.width),
+                longitude=place.middle_longitude,
             )
             tally.unlabelled = places.unlabelled
             tally.kind, count = (
@@ -343,14 +342,14 @@ def count_polygons(
     """
     tree = shapely.STRtree(truth.geometries)
     for start, strip in strips:
-        corner = place.moved(start, 0)
-        near = np.sort(tree.query(_outline(corner, *strip.shape)))
+        part = place.part(Window(start, 0, *strip.shape))
+        near = np.sort(tree.query(shapely.Polygon(part.corners())))
         if near.size:
             labels = np.full(strip.shape, NODATA, np.uint8)
             conflicts = np.zeros(strip.shape, np.bool_)
             for label in np.unique(truth.labels[near]):
                 polygons = truth.geometries[near[truth.labels[near] == label]]
-                inside = geometry_mask(polygons, strip.shape, corner.transform, invert=True)
+                inside = geometry_mask(polygons, strip.shape, part.transform, invert=True)
                 conflicts |= inside & (labels != NODATA)
                 labels[inside] = label
             labels[conflicts] = NODATA
@@ -364,19 +363,20 @@ def count_raster(mapped: ClassMap, truth: ClassMap, tally: Tally) -> None:
     Only the part of the raster that may overlap the map is read, by tiles of 1024 pixels. Raises DataError if
     the map's outline cannot be projected into the raster's CRS, MaskError if either is damaged.
     """
-    outline = np.array([_outline(mapped.place, mapped.height, mapped.width)], object)
-    cols, rows = _pixels(reproject(outline, mapped.place.crs, truth.place.crs), truth.place)
+    own, place = mapped.georeference, truth.georeference
+    outline = np.array([shapely.Polygon(own.corners())], object)
+    cols, rows = _pixels(reproject(outline, own.crs, place.crs), place)
     # One pixel of margin: projected edges are curved between their vertices.
-    top, bottom = (int(np.clip(end, 0, truth.height)) for end in (rows.min() - 1, rows.max() + 2))
-    left, right = (int(np.clip(end, 0, truth.width)) for end in (cols.min() - 1, cols.max() + 2))
+    top, bottom = (int(np.clip(end, 0, place.height)) for end in (rows.min() - 1, rows.max() + 2))
+    left, right = (int(np.clip(end, 0, place.width)) for end in (cols.min() - 1, cols.max() + 2))
     with WarpedVRT(
         mapped.source,
         nodata=mapped.nodata,
         src_nodata=mapped.nodata,
-        crs=truth.place.crs,
-        transform=truth.place.transform,
-        height=truth.height,
-        width=truth.width,
+        crs=place.crs,
+        transform=place.transform,
+        height=place.height,
+        width=place.width,
         resampling=Resampling.nearest,
         tolerance=_TOLERANCE_PX,
     ) as warped:
@@ -391,7 +391,3 @@ def count_raster(mapped: ClassMap, truth: ClassMap, tally: Tally) -> None:
 def _pixels(geometries: Geometries, place: Georeference) -> tuple[Float64Array, Float64Array]:
     """Return columns and rows, float64 (N,) each, of the points that geometries are made of."""
     return place.pixels(*shapely.get_coordinates(geometries).T)
-
-
-def _outline(place: Georeference, height: int, width: int) -> shapely.Polygon:
-    return shapely.Polygon(place.corners(height, width))

@@ -68,7 +68,7 @@ def sample(
         raise UsageError(f"The seed is {seed}; expected 0 or more.")
     check_output(out, force=force)
     with open_class_map(Path(map_path), legend, default=DEEPGLOBE) as mapped:
-        place, width, legend = mapped.place, mapped.width, mapped.legend
+        place, legend = mapped.georeference, mapped.legend
         areas = ClassAreas(legend, None)
         for window in track(mapped.strips(), f"Counting {mapped.path.name}"):
             areas.add(window.row, mapped.read(window))
@@ -76,7 +76,7 @@ def sample(
             raise MaskError(f"{map_path} contains no pixel of any class; expected a map.")
         numbers = allocate(areas.pixels, per_class, total)
         places, classes = _draw(mapped, areas.pixels, numbers, seed)
-    rows, cols = np.divmod(places, width)
+    rows, cols = np.divmod(places, place.width)
     points = shapely.points(*place.points(cols + 0.5, rows + 0.5))
     names = np.array(legend.names, object)[classes]
     ids = np.arange(1, len(points) + 1)
@@ -141,7 +141,9 @@ def _draw(
                 continue
             of_class = np.flatnonzero(strip == number)
             first, last = np.searchsorted(wanted, (seen[number], seen[number] + of_class.size))
-            places[number].append(of_class[wanted[first:last] - seen[number]] + window.row * mapped.width)
+            places[number].append(
+                of_class[wanted[first:last] - seen[number]] + window.row * mapped.place.width
+            )
             seen[number] += of_class.size
     drawn: Int64Array = np.concatenate([part for parts in places for part in parts])
     order = rngs[-1].permutation(drawn.size)

@@ -30,7 +30,7 @@ from landcover.io.files import check_output
 from landcover.model.card import ModelCard, model_digest, resolve_model
 from landcover.model.runtimes import Precision, Runtime, choose_runtime, open_model
 from landcover.model.stac import stac_item
-from landcover.raster import display_name, pixel_size, read_header
+from landcover.raster import Georeference, display_name, read_header
 from landcover.scale import unknown_gsd
 from landcover.storage.scenes import scene_version
 from landcover.storage.store import Store, open_store
@@ -169,28 +169,28 @@ def _units(
     digest_of: Callable[[Path], str],
 ) -> Iterator[Unit]:
     """Yield the unit of a scene; of a large one the units of its row blocks, then the one that assembles."""
-    header = read_header(task.image, declared_crs(options))
-    size, place = task.size or header.size, header.georeference
+    transform = None if task.place is None else task.place.transform
+    whole = task.place or read_header(task.image, declared_crs(options)).place
     scene = str(task.image if isinstance(task.image, str) else task.image.absolute())
     if file := subdataset_file(scene):
         scene = scene.replace(file, str(Path(file).absolute()))
     gsd = task.scale.gsd if task.scale else None
-    numbers = range(0)
+    place, numbers = whole, range(0)
     cut = options.bbox is not None or options.aoi is not None
-    if size is not None and not task.picture and (cut or math.prod(size) > 1.5 * most):
+    if place is not None and not task.picture and (cut or math.prod(place.size) > 1.5 * most):
         try:
             with open_imagery(task, options, runtime.card.preprocessing.gsd) as imagery:
-                size, gsd, place = imagery.size, imagery.scale.gsd, imagery.georeference
+                place, gsd = imagery.place, imagery.scale.gsd
                 numbers = scene_grid(runtime, imagery, options, task.name).blocks
         except (DataError, UsageError) as error:
             _log.warning("%s", error)  # its unit will fail with this reason
-    if gsd is None and place is not None and size is not None:
-        gsd = pixel_size(place, *size)
-    pixels = 0 if size is None else math.prod(size)
+    if gsd is None and place is not None:
+        gsd = place.gsd
+    pixels = 0 if place is None else math.prod(place.size)
     bbox = None
-    if place is not None and size is not None:
+    if isinstance(place, Georeference):
         with suppress(RasterioError, CPLE_BaseError):
-            box = transform_bounds(place.crs, CRS.from_epsg(4326), *place.extent(*size))
+            box = transform_bounds(place.crs, CRS.from_epsg(4326), *place.extent())
             bbox = tuple(round(side, 7) for side in box) if np.isfinite(box).all() else None
     mosaic = task.mosaic
     if mosaic is not None:
@@ -201,8 +201,8 @@ def _units(
         scene=scene,
         picture=task.picture,
         scale=task.scale,
-        size=task.size or header.size,
-        transform=None if task.transform is None else tuple(task.transform[:6]),
+        size=None if whole is None else whole.size,
+        transform=None if transform is None else tuple(transform[:6]),
         pins=tuple(_pins(task, plan.predict_options, digest_of)),
         mosaic=mosaic,
         pixels=pixels,

@@ -25,7 +25,7 @@ from landcover.fleet.run import published, running
 from landcover.fleet.units import read_plan, read_units
 from landcover.io.files import check_output, write_text
 from landcover.legend import NODATA, Legend
-from landcover.raster import Georeference, RasterSpec, row_areas
+from landcover.raster import Georeference
 from landcover.raster.classmap import open_class_map
 from landcover.raster.mapfiles import MAP_FORMATS, write_map_file
 from landcover.raster.mosaic import SPARSE, Piece, lay_under
@@ -190,25 +190,25 @@ def merge(
                 raise DataError(f"{error} {first}: landcover fleet run {store.root}") from error
         if not files:
             raise DataError(f"{store.root} has no georeferenced map to merge.")
-        legend, place, size, pieces = _mosaic(files)
-        areas = ClassAreas(legend, row_areas(place, *size))
+        legend, place, pieces = _mosaic(files)
+        areas = ClassAreas(legend, place.row_areas())
 
         def strips() -> Iterator[UInt8Array]:
-            step = max(1, _STRIP_PX // size[1])
-            for row in range(0, size[0], step):
-                strip = _strip(pieces, legend, place, size, Window(row, 0, min(step, size[0] - row), size[1]))
+            height, width = place.size
+            step = max(1, _STRIP_PX // width)
+            for row in range(0, height, step):
+                strip = _strip(pieces, legend, place, Window(row, 0, min(step, height - row), width))
                 areas.add(row, strip)
                 yield strip
 
         tags = {"LANDCOVER_VERSION": plan.version, "LANDCOVER_MODEL_SHA256": plan.model_sha256}
-        spec = RasterSpec(*size, place, tags)
         if is_vrt:
-            text = _vrt(pieces, spec, place, out.absolute().parent)
+            text = _vrt(pieces, place, out.absolute().parent)
             deque(strips(), maxlen=0)  # counts areas
             write_text(out, text, force=force)
             write_style(out, legend)
         else:
-            write_map_file(out, strips(), spec, legend, MAP_FORMATS["cog"], force=force)
+            write_map_file(out, strips(), place, legend, MAP_FORMATS["cog"], tags=tags, force=force)
     if vector is not None:
         from landcover.postprocess.vectorize import vectorize  # needs an extra
 
@@ -216,18 +216,19 @@ def merge(
     return areas, left_out
 
 
-def _mosaic(files: list[Path]) -> tuple[Legend, Georeference, tuple[int, int], list[Piece]]:
-    """Return legend, grid and size of the mosaic of maps, and where each of them is on it."""
+def _mosaic(files: list[Path]) -> tuple[Legend, Georeference, list[Piece]]:
+    """Return legend and place of the mosaic of maps, and where each of them is on it."""
     legend: Legend | None = None
     first: Georeference | None = None
     windows = []
     for path in files:
         try:
             with open_class_map(path, legend) as opened:
-                legend, first = legend or opened.legend, first or opened.place
-                box = opened.place.extent(opened.height, opened.width)
-                if opened.place.crs != first.crs:
-                    box = transform_bounds(opened.place.crs, first.crs, *box)
+                own = opened.georeference
+                legend, first = legend or opened.legend, first or own
+                box = own.extent()
+                if own.crs != first.crs:
+                    box = transform_bounds(own.crs, first.crs, *box)
         except (CRSError, RasterioError, CPLE_BaseError) as error:
             raise DataError(
                 f"{path} has no place in the CRS of {files[0]}: {error}. Plan and merge them apart."
@@ -253,17 +254,19 @@ def _mosaic(files: list[Path]) -> tuple[Legend, Georeference, tuple[int, int], l
         Piece(path, Window(*map(int, (one[0] - top, one[1] - left, one[2] - one[0], one[3] - one[1]))))
         for path, one in zip(files, windows, strict=True)
     ]
-    return legend, first.moved(int(top), int(left)), (int(height), int(width)), pieces
+    whole = Window(int(top), int(left), int(height), int(width))
+    return legend, first.part(whole), pieces
 
 
-def _vrt(pieces: Sequence[Piece], spec: RasterSpec, place: Georeference, folder: Path) -> str:
+def _vrt(pieces: Sequence[Piece], place: Georeference, folder: Path) -> str:
     """Return a VRT of maps on one grid; later sources cover earlier ones, so the first map comes last."""
-    vrt = Element("VRTDataset", rasterXSize=str(spec.width), rasterYSize=str(spec.height))
+    vrt = Element("VRTDataset", rasterXSize=str(place.width), rasterYSize=str(place.height))
     SubElement(vrt, "SRS").text = place.crs.to_wkt()
     SubElement(vrt, "GeoTransform").text = ", ".join(map(repr, map(float, place.transform.to_gdal())))
     band = SubElement(vrt, "VRTRasterBand", dataType="Byte", band="1")
     SubElement(band, "NoDataValue").text = str(NODATA)
-    for path, (row, col, height, width) in reversed(pieces):
+    for path, window in reversed(pieces):
+        row, col, height, width = window
         with open_class_map(path) as opened:
             if band.find("ColorTable") is None:
                 SubElement(band, "ColorInterp").text = "Palette"
@@ -271,7 +274,7 @@ def _vrt(pieces: Sequence[Piece], spec: RasterSpec, place: Georeference, folder:
                 for value in range(NODATA + 1):
                     rgba = colours.get(value, (0, 0, 0, 255))
                     SubElement(table, "Entry", {f"c{n}": str(v) for n, v in enumerate(rgba, 1)})
-            expected, found = place.moved(row, col), opened.place
+            expected, found = place.part(window), opened.georeference
             pixel = abs(expected.transform.a) + abs(expected.transform.b)
             differences = np.subtract(expected.transform[:6], found.transform[:6])
             if found.crs != place.crs or np.abs(differences).max() > pixel / 100:
@@ -289,9 +292,7 @@ def _vrt(pieces: Sequence[Piece], spec: RasterSpec, place: Georeference, folder:
     return tostring(vrt, encoding="unicode") + "\n"
 
 
-def _strip(
-    pieces: list[Piece], legend: Legend, place: Georeference, size: tuple[int, int], window: Window
-) -> UInt8Array:
+def _strip(pieces: list[Piece], legend: Legend, place: Georeference, window: Window) -> UInt8Array:
     """Return rows of a mosaic: uint8 (n, W)."""
     strip = np.full((window.height, window.width), NODATA, np.uint8)
     for piece in pieces:
@@ -300,6 +301,6 @@ def _strip(
         part = strip[top - window.row : bottom - window.row, col : col + width]
         if bottom <= top or not (part == NODATA).any():
             continue
-        with open_class_map(piece.path, legend) as opened, opened.on_grid(place, size) as read:
+        with open_class_map(piece.path, legend) as opened, opened.on_grid(place) as read:
             lay_under(part, read(Window(top, col, bottom - top, width)))
     return strip

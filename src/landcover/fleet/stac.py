@@ -159,14 +159,14 @@ def map_item(
 
     ``key`` is that of the unit that made it, ``files`` has size and SHA-256 of each file by its key.
     """
-    legend, place, pixels = made.areas.legend, made.georeference, made.areas.pixels.tolist()
+    legend, place, pixels = made.areas.legend, made.place.georeference, made.areas.pixels.tolist()
     classes = [
         {**class_object(legend, index, value=index), "count": pixels[index]} for index in legend.scored
     ]
     classes.append({"value": NODATA, "name": "nodata", "nodata": True})
     properties: dict[str, Any] = {
         **(ANY_TIME | {"datetime": unit.source["datetime"]} if "datetime" in unit.source else ANY_TIME),
-        "gsd": made.gsd,
+        "gsd": made.scale.gsd,
         "processing:level": "L4",
         "processing:lineage": f"Classified by landcover with the model of SHA-256 {plan.model_sha256}.",
         "processing:software": {"landcover": __version__, plan.runtime: plan.precision},
@@ -181,7 +181,7 @@ def map_item(
     if place is not None:
         properties |= {
             "proj:code": place.crs.to_string() if place.crs.to_epsg() else None,
-            "proj:shape": [*made.size],
+            "proj:shape": [*place.size],
             "proj:transform": [*place.transform[:6]],
         }
         if properties["proj:code"] is None:

@@ -35,6 +35,7 @@ from landcover.inference.options import PredictOptions
 from landcover.inference.plan import Task, products
 from landcover.io.files import scratch_folder
 from landcover.model.runtimes import Precision
+from landcover.raster import Place
 from landcover.raster.mosaic import Mosaic
 from landcover.scale import Scale
 from landcover.storage.store import Store, open_store
@@ -120,14 +121,14 @@ class Unit:
 
     def task(self, folder: Path) -> Task:
         """Return the work of ``predict``, with the map in a folder here."""
+        transform = None if self.transform is None else Affine(*self.transform)
         is_file = not (is_address(self.scene) or subdataset_file(self.scene))
         return Task(
             Path(self.scene) if is_file else self.scene,
             folder / Path(self.output).name,
             self.picture,
             self.scale,
-            self.size,
-            transform=None if self.transform is None else Affine(*self.transform),
+            None if self.size is None else Place(*self.size, transform),
             mosaic=self.mosaic,
         )
 

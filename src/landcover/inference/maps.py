@@ -55,9 +55,9 @@ from landcover.model.runtimes import Precision, Runtime, open_model
 from landcover.ood.profile import OodReport
 from landcover.progress import track
 from landcover.raster.mapfiles import open_map_file, read_map_tags
-from landcover.raster.mosaic import PlacedMap, repeated_rows
+from landcover.raster.mosaic import repeated_rows
 from landcover.raster.zonal import ClassArea, ClassAreas
-from landcover.scale import GsdSource
+from landcover.scale import GsdSource, Scale
 from landcover.windows import Window
 
 _log = logging.getLogger(__name__)
@@ -200,15 +200,15 @@ class Prediction:
                     }
 
     def _map(self, made: MadeMap) -> dict[str, Any]:
-        task, (height, width) = made.task, made.size
+        task, (height, width) = made.task, made.place.size
         pixels = made.areas.pixels
         return {
             "image": task.name,
             "map": str(task.map),
             "height": height,
             "width": width,
-            "gsd": made.gsd,
-            "gsd_source": made.gsd_source,
+            "gsd": made.scale.gsd,
+            "gsd_source": made.scale.source,
             "nodata_pixels": height * width - int(pixels.sum()),
             "small_regions": made.small_regions,
             "repeated_pixels": int(self.repeated[task.map].pixels.sum()) if task.map in self.repeated else 0,
@@ -338,12 +338,15 @@ def predict(
 
 def _count_repeated(made: Sequence[MadeMap]) -> dict[Path, ClassAreas]:
     """Return the areas of GeoTIFF maps on ground of an earlier map, by their paths."""
-    placed = [one for one in made if one.georeference is not None and one.task.map.suffix != ".png"]
+    placed = [
+        (one, place)
+        for one in made
+        if (place := one.place.georeference) is not None and one.task.map.suffix != ".png"
+    ]
     repeated: dict[Path, ClassAreas] = {}
-    maps = [PlacedMap(one.task.map, one.georeference, one.size) for one in placed if one.georeference]
     try:
-        for number, row, index in repeated_rows(maps):
-            one = placed[number]
+        for number, row, index in repeated_rows([(one.task.map, place) for one, place in placed]):
+            one, _ = placed[number]
             if one.task.map not in repeated:
                 repeated[one.task.map] = one.areas.empty()
             repeated[one.task.map].add(row, index)
@@ -494,7 +497,7 @@ def read_kept(task: Task, options: PredictOptions, tags: Mapping[str, str], lege
     except ImageError:
         return None  # reported when it is read
     if task.scale is not None and task.scale.source != "raster":
-        expected["LANDCOVER_GSD"] = f"{task.scale.gsd:g} ({task.scale.source})"
+        expected["LANDCOVER_GSD"] = str(task.scale)
 
     def is_current(found: Mapping[str, str]) -> bool:
         names = [name for name, value in expected.items() if found.get(name) != value]
@@ -523,12 +526,11 @@ def read_kept(task: Task, options: PredictOptions, tags: Mapping[str, str], lege
             match = _GSD.fullmatch(opened.tags.get("LANDCOVER_GSD", ""))
             if match is None or match[2] not in get_args(GsdSource):
                 raise _made_otherwise(task, ["LANDCOVER_GSD"])
-            gsd, gsd_source = float(match[1]), cast(GsdSource, match[2])
-            areas = ClassAreas(legend, pixel_areas(opened.georeference, opened.size, gsd, gsd_source))
-            if options.zones is not None and opened.georeference is not None:
-                areas.add_zones(
-                    options.zones, options.zone_column, opened.georeference, opened.size, options.zones_layer
-                )
+            scale = Scale(float(match[1]), cast(GsdSource, match[2]))
+            place = opened.place
+            areas = ClassAreas(legend, pixel_areas(place, scale))
+            if options.zones is not None and place.georeference is not None:
+                areas.add_zones(options.zones, options.zone_column, place.georeference, options.zones_layer)
             for row, strip in opened.strips:
                 areas.add(row, strip)
     except MaskError:
@@ -539,8 +541,7 @@ def read_kept(task: Task, options: PredictOptions, tags: Mapping[str, str], lege
     stored = json.loads(opened.tags.get(NOTES, "[]"))
     notes = tuple(printable(str(note)).replace(IMAGE, task.name) for note in stored)
     ood = read_ood(opened.tags.get(UNLIKE, ""))
-    place = opened.georeference
-    return MadeMap(task, opened.size, gsd, gsd_source, areas, damaged, notes, ood, place, 0, kept=True)
+    return MadeMap(task, place, scale, areas, damaged, notes, ood, kept=True)
 
 
 def _made_otherwise(task: Task, tags: Sequence[str]) -> OutputError:

@@ -41,9 +41,8 @@ from landcover.model.card import ModelCard, model_digest
 from landcover.model.runtimes import Precision, Runtime
 from landcover.model.runtimes import open_model as open_runtime
 from landcover.progress import track
-from landcover.raster import Georeference, ground_sides, pixel_size, style_files, write_style
+from landcover.raster import Georeference, Place, style_files, write_style
 from landcover.raster.classmap import ClassMap, open_class_map
-from landcover.raster.georeference import position_of
 from landcover.raster.mapfiles import write_world_file
 from landcover.scale import FromModel, Scale, check_gsd
 from landcover.windows import Window
@@ -236,12 +235,12 @@ class Model:
         bands = self.card.preprocessing.bands
         valid: BoolArray | None = None
         if isinstance(image, np.ma.MaskedArray):
-            pixels, place = np.asarray(image.data), None
+            pixels, found = np.asarray(image.data), None
             valid = np.asarray(~np.ma.getmaskarray(image).all(axis=-1))
         elif isinstance(image, np.ndarray):
-            pixels, place = image, None
+            pixels, found = image, None
         elif isinstance(image, DataArray) and isinstance(image.dims, tuple):  # not a Dataset
-            pixels, place = _read_array(image, bands)
+            pixels, found = _read_array(image, bands)
             fill = image.attrs.get("_FillValue", image.encoding.get("_FillValue"))
             if fill is not None:
                 try:
@@ -257,13 +256,13 @@ class Model:
                 f"{len(bands)}), an open rasterio dataset, an xarray.DataArray, or the path of an image."
             )
         source = ArraySource(pixels, valid, channels=len(bands))
-        size = source.height, source.width
+        place = found or Place(source.height, source.width)
         if gsd == "model":
-            return Imagery(source, Scale(self.gsd, "assumed"), (self.gsd, self.gsd), place)
+            return Imagery(source, place, Scale(self.gsd, "assumed"), (self.gsd, self.gsd))
         if gsd is not None:
-            return Imagery(source, Scale(gsd, "option"), (gsd, gsd), place)
-        if place is not None and (metres := pixel_size(place, *size)) is not None:
-            return Imagery(source, Scale(metres, "raster"), ground_sides(place, size, metres), place)
+            return Imagery(source, place, Scale(gsd, "option"), (gsd, gsd))
+        if (metres := place.gsd) is not None:
+            return Imagery(source, place, Scale(metres, "raster"), place.sides(metres))
         raise UsageError(
             "The ground sample distance of the array is unknown. Pass gsd=0.5 (metres per pixel), or "
             f'gsd="model" to assume the model\'s {self.gsd:g} m.'
@@ -351,7 +350,7 @@ class MapResult:
     """
 
     def __init__(self, made: MadeMap, probabilities: Callable[[], Float32Array]) -> None:
-        self.legend, self.shape, self.gsd = made.areas.legend, made.size, made.gsd
+        self.legend, self.shape, self.gsd = made.areas.legend, made.place.size, made.scale.gsd
         self.areas = made.areas.table()
         unlike = None if made.ood is None else made.ood.warning(made.task.name)
         self.warnings = (*made.warnings, *([unlike] if unlike else []))
@@ -359,8 +358,7 @@ class MapResult:
         self._probabilities = probabilities
         weakref.finalize(self, shutil.rmtree, made.task.map.parent, ignore_errors=True)
         with self._open() as mapped:
-            self.georeference = mapped.georeference
-            self._transform = position_of(mapped.source, self.georeference)
+            self.georeference, self._transform = mapped.place.georeference, mapped.place.transform
             self._tags = {k: v for k, v in mapped.source.tags().items() if k.startswith("LANDCOVER_")}
 
     def _open(self) -> AbstractContextManager[ClassMap]:
@@ -446,7 +444,7 @@ class MapResult:
         height, width = self.shape
         extent = (0, width, height, 0)
         if self.georeference is not None and self.georeference.transform.is_rectilinear:
-            left, bottom, right, top = self.georeference.extent(height, width)
+            left, bottom, right, top = self.georeference.extent()
             extent = (left, right, bottom, top)  # type: ignore[assignment]
         ax.imshow(self.legend.colours[self._thin(2048)], extent=extent, interpolation="nearest")
         patches = [
@@ -568,7 +566,8 @@ def _read_array(array: DataArray, names: Sequence[str]) -> tuple[UInt8Array, Geo
         crs = CRS.from_user_input(str(text))
     except CRSError as error:
         raise UsageError(f"The CRS of the DataArray cannot be read: {error}.") from error
-    return image, Georeference(crs, Affine(steps[0], 0, corner[0], 0, steps[1], corner[1]))
+    transform = Affine(steps[0], 0, corner[0], 0, steps[1], corner[1])
+    return image, Georeference(image.shape[0], image.shape[1], transform, crs)
 
 
 def _named_swatch(legend: Legend, name: str) -> str:

@@ -12,7 +12,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
-from affine import Affine
 from rasterio.crs import CRS
 
 from landcover._gdal import is_address, subdataset_file
@@ -31,25 +30,23 @@ from landcover.io.discovery import (
 )
 from landcover.machine import needing_memory
 from landcover.model.bundled import auto_model
-from landcover.model.preprocessing import Size
 from landcover.raster import (
     Georeference,
     Header,
+    Place,
     Scene,
     display_name,
-    ground_sides,
     is_picture,
     open_scene,
-    pixel_size,
     read_header,
     read_picture,
-    row_areas,
     style_files,
 )
 from landcover.raster.mapfiles import MAP_FORMATS, MapFormat, choose_map_format, world_file
 from landcover.raster.mosaic import MOST_PIECES, Mosaic, MosaicScene, Neighbours, lay_out
-from landcover.scale import SETTINGS_FILE, GsdSource, Scale, find_scale, unknown_gsd
+from landcover.scale import SETTINGS_FILE, Scale, find_scale, unknown_gsd
 from landcover.textfiles import read_text
+from landcover.windows import Window
 
 NO_IMAGE = (MASK_END, "_label", "_probabilities", "_confidence")
 """Ends of names that are skipped in folders: masks, and what ``predict`` itself writes."""
@@ -80,10 +77,9 @@ class Task:
         scale: Metres per pixel of the image, and the origin. ``raster``: the georeference; the value is read
             again when the scene, or a part of it, is opened. ``assumed``: the model's GSD. None: that of an
             address, which is read when it is opened.
-        size: Height and width; None where the header was not read.
+        place: Where it is; None where the header was not read.
         content: Digest of what is at an address, see :func:`~landcover.inference.scene.content_digest`; None:
             not known. Of files it is read.
-        transform: Its transform, also without a CRS; None: none, or not known before it is opened.
         mosaic: The files that are read together, of which ``image`` is the first; None: the image alone.
     """
 
@@ -91,9 +87,8 @@ class Task:
     map: Path
     picture: bool
     scale: Scale | None
-    size: tuple[int, int] | None = None
+    place: Place | None = None
     content: str | None = None
-    transform: Affine | None = None
     mosaic: Mosaic | None = None
 
     @property
@@ -114,9 +109,10 @@ class Task:
 
     def format(self, options: PredictOptions) -> MapFormat:
         """Return the file format of the map."""
-        return choose_map_format(
+        chosen = choose_map_format(
             options.map_format, georeferenced=self.map.suffix != MAP_FORMATS["png"].suffix
         )
+        return chosen._replace(mask_format=options.mask_format)
 
     def beside(self, end: str) -> Path:
         """Return the path of another product: ``NAME_<end>``."""
@@ -178,7 +174,7 @@ def lacks_scale(task: Task, options: PredictOptions) -> str | None:
         return None
     header, file = read_header(task.image, declared_crs(options)), subdataset_file(str(task.image))
     try:
-        if not header.dtypes:
+        if header.place is None:
             image_size(Path(file or task.image))
     except DataError:  # not imagery: skipped when it is read, with the reason
         return None
@@ -216,13 +212,13 @@ def find_tasks(
         side = window_px if options.window_px is None else options.window_px
         contexts = _Contexts(images, headers, model_gsd, side, may_be_whole=is_default)
     for number, (image, relative, folder) in enumerate(found):
-        georeference, raster_gsd, size, _, position, _ = headers(image)
+        header, georeference = headers(image), headers(image).georeference
         file = Path(subdataset_file(str(image)) or image)
         stem = out / relative.parent / relative.stem.removesuffix(IMAGE_END)
         map_format = choose_map_format(options.map_format, georeferenced=georeference is not None)
         scale = find_scale(
             option,
-            raster=lambda: raster_gsd,  # noqa: B023
+            raster=lambda: header.gsd,  # noqa: B023
             settings=lambda: settings(file.parent.resolve()),  # noqa: B023
             layout=lambda: layout(folder) if folder else None,  # noqa: B023
         ) or Scale(model_gsd, "assumed")
@@ -231,7 +227,7 @@ def find_tasks(
         mosaic = None
         if contexts is not None and georeference is not None:
             mosaic = contexts.of(number, georeference, scale.gsd)
-        yield Task(image, target, picture, scale, size, transform=position, mosaic=mosaic)
+        yield Task(image, target, picture, scale, header.place, mosaic=mosaic)
     if contexts is not None:
         contexts.log()
     for address in addresses:
@@ -275,7 +271,7 @@ class _Contexts:
         """Return an image with its neighbours in reach of a window; None without any."""
         if (frame := self._neighbours.frame(number)) is None:
             return None
-        side = min(ground_sides(georeference.moved(*frame[:2]), frame[2:], gsd))
+        side = min(georeference.part(frame).sides(gsd))
         is_whole = self._may_be_whole and max(frame[2:]) * side / self._model_gsd <= WHOLE_PX + 1
         margin = max(frame[2:])
         if self._window_px and not is_whole:
@@ -322,18 +318,19 @@ def _mosaic_task(inputs: Sequence[str | Path], target: Path, options: PredictOpt
     for image, *_ in found:
         if image.resolve() == target.resolve():
             continue  # of an earlier run, with --force
-        place, _, size, reason, *_ = read_header(image, declared_crs(options))
-        if place is None or size is None:
-            why = reason or "it is not a raster"
+        header = read_header(image, declared_crs(options))
+        if (place := header.georeference) is None:
+            why = header.reason or "it is not a raster"
             raise DataError(f"{image} cannot be part of a mosaic: {why}. Map it without --mosaic.")
-        files.append((image, place, size))
+        files.append((image, place))
     if not files:
         raise DataError(f"There are no images for {target} but itself.")
     mosaic = lay_out(files)
-    size, (row, col, *_) = (mosaic.height, mosaic.width), mosaic.pieces[0].window
-    gsd = pixel_size(files[0][1].moved(-row, -col), *size)
+    row, col, *_ = mosaic.pieces[0].window
+    whole = files[0][1].part(Window(-row, -col, mosaic.height, mosaic.width))
+    gsd = whole.gsd
     scale = Scale(options.gsd, "option") if isinstance(options.gsd, float) else gsd and Scale(gsd, "raster")
-    return Task(files[0][0], target, False, scale or None, size, mosaic=mosaic)
+    return Task(files[0][0], target, False, scale or None, whole, mosaic=mosaic)
 
 
 def declared_crs(options: PredictOptions) -> CRS | None:
@@ -343,12 +340,12 @@ def declared_crs(options: PredictOptions) -> CRS | None:
 
 def _doubts(scene: Scene | MosaicScene, gsd: float, model_gsd: float) -> Iterator[str]:
     """Yield a warning on a scene whose size on the ground is not plausible for a model."""
-    height, width = scene.own[2:]
+    height, width = scene.place.size
     ground = f"{height * gsd:.3g} x {width * gsd:.3g} m on the ground ({gsd:.3g} m per pixel)"
     if gsd < model_gsd / _FINEST:
-        place, hint = scene.georeference, "If that is wrong, pass --gsd."
+        place, hint = scene.place.georeference, "If that is wrong, pass --gsd."
         if place is not None and not place.crs.is_geographic:
-            left, bottom, right, top = place.extent(height, width)
+            left, bottom, right, top = place.extent()
             if -180 <= left <= right <= 360 and -90 <= bottom <= top <= 90:
                 hint = "Its coordinates look like degrees under a projected CRS: pass --crs EPSG:4326."
         yield f"{scene.name} covers {ground}, much finer than the model's {model_gsd:g} m. {hint}"
@@ -361,10 +358,11 @@ def _doubts(scene: Scene | MosaicScene, gsd: float, model_gsd: float) -> Iterato
 
 def products(task: Task, options: PredictOptions) -> list[Path]:
     """Return all files that are written for an image."""
+    has_position = task.place is not None and task.place.transform is not None
     return [
         *(task.beside(f"_{name}.tif") for name in further_rasters(options)),
         *(style_files(task.map) if options.style and task.format(options).is_geotiff else ()),
-        *([world_file(task.map)] if task.transform and not task.format(options).is_geotiff else []),
+        *([world_file(task.map)] if has_position and not task.format(options).is_geotiff else []),
         *([task.map.with_suffix(f".{options.vector}")] if options.vector else []),
         task.map,
     ]
@@ -394,30 +392,21 @@ class Imagery:
     """An open image or scene.
 
     Attributes:
+        place: Where the part that is mapped is.
         scale: Metres per pixel, the geometric mean of the two sides, and the origin.
         sides: Metres down and across a pixel; both ``scale.gsd`` where it is square.
-        georeference: CRS and transform of the part that is mapped, or None.
-        transform: Where that is None: the transform of an image without a CRS, or None.
     """
 
     source: Source
+    place: Place
     scale: Scale
     sides: tuple[float, float]
-    georeference: Georeference | None = None
-    transform: Affine | None = None
-
-    @property
-    def size(self) -> Size:
-        """Height and width of the part that is mapped, in pixels."""
-        return self.source.part.height, self.source.part.width
 
 
-def pixel_areas(
-    georeference: Georeference | None, size: Size, gsd: float, source: GsdSource
-) -> Float64Array | None:
+def pixel_areas(place: Place, scale: Scale) -> Float64Array | None:
     """Return float64 (H,), square metres of a pixel in each row; None where no scale is known."""
-    true = None if georeference is None else row_areas(georeference, *size)
-    return np.full(size[0], gsd**2) if true is None and source != "assumed" else true
+    true = place.row_areas()
+    return np.full(place.height, scale.gsd**2) if true is None and scale.source != "assumed" else true
 
 
 @contextmanager
@@ -438,10 +427,12 @@ def open_imagery(task: Task, options: PredictOptions, model_gsd: float) -> Itera
                 )
             file = Path(task.image)
             pixel_bytes = 4 if file.suffix.lower() in (".jpg", ".jpeg") else 7
-            with needing_memory(pixel_bytes * math.prod(task.size or (0,)), task.name, _BY_ROWS):
+            pixels = 0 if task.place is None else math.prod(task.place.size)
+            with needing_memory(pixel_bytes * pixels, task.name, _BY_ROWS):
                 picture = read_picture(file, max_pixels=options.max_pixels, fill=options.fill)
             source = ArraySource(*picture)  # a model of other bands reads it as a scene
-            imagery = Imagery(source, scale, sides, transform=task.transform)
+            transform = None if task.place is None else task.place.transform
+            imagery = Imagery(source, Place(*source.part[2:], transform), scale, sides)
         else:
             how: dict[str, Any] = options.reading._replace(
                 strict=options.strict, crs=declared_crs(options)
@@ -452,13 +443,14 @@ def open_imagery(task: Task, options: PredictOptions, model_gsd: float) -> Itera
             else:
                 scene = stack.enter_context(closing(MosaicScene(task.mosaic, task.name, **how)))
             if task.scale is None or task.scale.source == "raster":
-                scale = Scale(scene.gsd or model_gsd, "raster" if scene.gsd else "assumed")
-                sides = ground_sides(scene.frame, (scene.height, scene.width), scale.gsd)
+                gsd = scene.frame.gsd
+                scale = Scale(gsd or model_gsd, "raster" if gsd else "assumed")
+                sides = scene.frame.sides(scale.gsd)
             if scale.source != "assumed":
                 scene.warnings += _doubts(scene, scale.gsd, model_gsd)
-            place, (row, col, *_) = scene.georeference, scene.own
-            place = place and place.moved(scene.part.row - row, scene.part.col - col)
-            imagery = Imagery(scene, scale, sides, place, scene.transform)
+            row, col, height, width = scene.part
+            part = Window(row - scene.own.row, col - scene.own.col, height, width)
+            imagery = Imagery(scene, scene.place.part(part), scale, sides)
         if scale.source == "assumed" and options.gsd != "model":
             raise unknown_gsd(task.name, f"or --gsd model to assume the model's {model_gsd:g} m")
         yield imagery
@@ -471,14 +463,14 @@ def choose_model(tasks: Sequence[Task], options: PredictOptions, *, model_gsd: f
     """
     megapixels = 0.0
     for task in tasks:
-        size, gsd = task.size, model_gsd if task.scale is None else task.scale.gsd
-        if size is None or options.bbox is not None or options.aoi is not None:
+        place, gsd = task.place, model_gsd if task.scale is None else task.scale.gsd
+        if place is None or options.bbox is not None or options.aoi is not None:
             try:
                 with open_imagery(task, options, model_gsd) as imagery:
-                    size, gsd = imagery.size, imagery.scale.gsd
+                    place, gsd = imagery.place, imagery.scale.gsd
             except (DataError, UsageError):
                 continue
-        megapixels += size[0] * size[1] * (gsd / model_gsd) ** 2 / 1e6
+        megapixels += math.prod(place.size) * (gsd / model_gsd) ** 2 / 1e6
     name = auto_model(megapixels)
     _log.info("Model auto: chose %s for %.1f megapixels at %g m per pixel", name, megapixels, model_gsd)
     return name

@@ -32,11 +32,11 @@ from landcover.postprocess.sieve import (
     remove_small_regions,
     sieve_row_blocks,
 )
-from landcover.raster import Georeference, RasterSpec, write_bands
+from landcover.raster import Place, write_bands
 from landcover.raster.mapfiles import write_map_file
 from landcover.raster.writing import CONFIDENCE, PROBABILITIES
 from landcover.raster.zonal import ClassAreas
-from landcover.scale import GsdSource
+from landcover.scale import Scale
 from landcover.storage.scenes import version_name
 from landcover.windows import Window
 
@@ -75,6 +75,8 @@ class MadeMap:
     """A map that was written.
 
     Attributes:
+        place: Where it is.
+        scale: Metres per pixel of the image, and the origin.
         areas: Pixels and areas of each class, and of each zone.
         damaged: Windows of the scene that could not be read and have no data in the map.
         notes: Warnings about the scene.
@@ -84,14 +86,12 @@ class MadeMap:
     """
 
     task: Task
-    size: Size
-    gsd: float
-    gsd_source: GsdSource
+    place: Place
+    scale: Scale
     areas: ClassAreas
     damaged: tuple[Window, ...] = ()
     notes: tuple[str, ...] = ()
     ood: OodReport | None = None
-    georeference: Georeference | None = None
     small_regions: int = 0
     kept: bool = False
 
@@ -192,31 +192,29 @@ def make_map(
     provenance. ``progress`` wraps the row blocks, given their number; ``finished`` puts row blocks that
     another process has computed into the work.
     """
-    gsd, gsd_source = imagery.scale
-    tags = {**tags, "LANDCOVER_GSD": f"{gsd:g} ({gsd_source})", **inputs.digests}
+    place, scale = imagery.place, imagery.scale
+    tags = {**tags, "LANDCOVER_GSD": str(scale), **inputs.digests}
     _check_products(task, imagery, options)
-    areas = ClassAreas(runtime.card.legend, pixel_areas(imagery.georeference, imagery.size, *imagery.scale))
-    if options.zones is not None and imagery.georeference is not None:
-        areas.add_zones(
-            options.zones, options.zone_column, imagery.georeference, imagery.size, options.zones_layer
-        )
+    areas = ClassAreas(runtime.card.legend, pixel_areas(place, scale))
+    if options.zones is not None and place.georeference is not None:
+        areas.add_zones(options.zones, options.zone_column, place.georeference, options.zones_layer)
     grid = scene_grid(runtime, imagery, options, task.name)
     rasters = ["classes", *further_rasters(options)]
     identity: dict[str, object] = {
-        "size": imagery.size,
+        "size": place.size,
         "tags": tags,
         "device": runtime.device,
         "rasters": rasters,
     }
     identity["files"] = inputs.states
-    on_disk = math.prod(imagery.size) > IN_MEMORY_PIXELS
-    check_disk(task.map.parent, disk_needed(task, imagery.size, areas.legend, options), task.name)
+    on_disk = math.prod(place.size) > IN_MEMORY_PIXELS
+    check_disk(task.map.parent, disk_needed(task, place.size, areas.legend, options), task.name)
     need = memory_needed(grid, runtime, options, on_disk=on_disk)
     kept_in = identity if on_disk else None
     with (
         needing_memory(need, task.name, SAVE_MEMORY),
         SceneWork(
-            task.map, imagery.size, areas.legend, kept_in, rasters=rasters, resume=options.resume
+            task.map, place.size, areas.legend, kept_in, rasters=rasters, resume=options.resume
         ) as work,
     ):
         finished(work)
@@ -236,10 +234,8 @@ def make_map(
         report = log.ood.report()
         if report is not None:
             tags[UNLIKE] = json.dumps(report.to_dict())
-        spec = RasterSpec(*imagery.size, imagery.georeference, tags, imagery.transform)
-        small = write_products(task, work, spec, options, gsd, areas)
-    place = imagery.georeference
-    return MadeMap(task, imagery.size, gsd, gsd_source, areas, log.damaged, log.notes, report, place, small)
+        small = write_products(task, work, imagery, options, areas, tags)
+    return MadeMap(task, place, scale, areas, log.damaged, log.notes, report, small)
 
 
 def scene_grid(runtime: Runtime, imagery: Imagery, options: PredictOptions, name: str) -> Grid:
@@ -306,37 +302,37 @@ def make_blocks(
 def write_products(
     task: Task,
     work: SceneWork,
-    spec: RasterSpec,
+    imagery: Imagery,
     options: PredictOptions,
-    gsd: float,
     areas: ClassAreas,
+    tags: Mapping[str, str],
 ) -> int:
     """Write the map and the other products of a scene from the rows of all its blocks, and count areas.
 
     Returns:
         The number of regions that are smaller than ``min_region`` and remain.
     """
-    legend, force = areas.legend, options.force or options.resume
+    legend, force, place = areas.legend, options.force or options.resume, imagery.place
     cog = options.map_format == "cog"
     for name in further_rasters(options):
         buffer = work.buffers[name]
-        bands = (strip.reshape(len(strip), -1, spec.width).swapaxes(0, 1) for strip in buffer.strips())
+        bands = (strip.reshape(len(strip), -1, place.width).swapaxes(0, 1) for strip in buffer.strips())
         names, coding = ["confidence"], CONFIDENCE
         if name == "probabilities":
             names, coding = [*legend.scored_names], PROBABILITIES
         path = task.beside(f"_{name}.tif")
-        write_bands(path, buffer.path or bands, spec, names, coding, cog=cog, force=force)
+        write_bands(path, buffer.path or bands, place, names, coding, tags=tags, cog=cog, force=force)
 
     classes, min_pixels = work.buffers["classes"], 1
     strips = classes.strips()
-    small = SmallRegions(spec.width)
+    small = SmallRegions(place.width)
     if options.min_region is not None:
-        min_pixels = options.min_region.pixels(gsd)
+        min_pixels = options.min_region.pixels(imagery.scale.gsd)
         strict = options.min_region_strict
-        if spec.height * spec.width <= IN_MEMORY_PIXELS:
-            strips = iter([remove_small_regions(classes.read(0, spec.height), min_pixels, strict=strict)])
+        if math.prod(place.size) <= IN_MEMORY_PIXELS:
+            strips = iter([remove_small_regions(classes.read(0, place.height), min_pixels, strict=strict)])
         else:
-            strips = sieve_row_blocks(classes.read, spec.height, spec.width, min_pixels, strict=strict)
+            strips = sieve_row_blocks(classes.read, *place.size, min_pixels, strict=strict)
 
     def counted() -> Iterator[UInt8Array]:
         row = 0
@@ -354,10 +350,10 @@ def write_products(
     write_map_file(
         task.map,
         rows,
-        spec,
+        place,
         legend,
         task.format(options),
-        mask_format=options.mask_format,
+        tags=tags,
         style=options.style,
         force=force,
     )
@@ -401,18 +397,18 @@ def content_digest(size: int, pieces: Iterable[bytes]) -> str:
 
 def _check_products(task: Task, imagery: Imagery, options: PredictOptions) -> None:
     """Raise an error before the work for products that could not be written after it."""
-    height, width = imagery.size
+    height, width = imagery.place.size
     is_geotiff = task.format(options).is_geotiff
     if not is_geotiff and height * width > 4 * IN_MEMORY_PIXELS:
         raise OutputError(
             f"{task.map} would have {height} x {width} pixels; a PNG cannot be written in parts. "
             "Pass --map-format tif or cog."
         )
-    if imagery.georeference is None and options.vector == "geojson":
+    if imagery.place.georeference is None and options.vector == "geojson":
         raise UsageError(
             f"{task.name} is not georeferenced, and GeoJSON is in longitude and latitude. Pass --vector gpkg."
         )
-    if imagery.georeference is None and options.zones is not None:
+    if imagery.place.georeference is None and options.zones is not None:
         raise UsageError(
             f"{task.name} is not georeferenced; the polygons of {options.zones} cannot be used with it."
         )

@@ -20,7 +20,7 @@ from landcover.io.discovery import MASK_SUFFIXES, MAX_OFF_PALETTE
 from landcover.io.locks import locked_folder
 from landcover.legend import DEEPGLOBE, Legend
 from landcover.postprocess.sieve import BLOCK_ROWS, SmallRegions, decide, remove_small_regions, rewrite
-from landcover.raster import RasterSpec, read_header, write_map
+from landcover.raster import Georeference, read_header, write_map
 from landcover.raster.classmap import carried_legend, open_class_map
 from landcover.scale import check_gsd
 from landcover.values import RegionSize
@@ -118,7 +118,7 @@ def clean(
         with ExitStack() as opened:
             if by_blocks:
                 source = opened.enter_context(open_class_map(task.source, own))
-                height, width, off_palette = source.height, source.width, 0
+                (height, width), off_palette = source.place.size, 0
             else:
                 mask = read_mask(task.source, own, **allowed)
                 (height, width), off_palette = mask.index.shape, mask.off_palette
@@ -141,8 +141,7 @@ def clean(
                         yield after
 
                 values = decide(blocks(), width, least, strict=size.strict)
-                spec = RasterSpec(height, width, source.place, tags)
-                write_map(task.target, cleaned(values), spec, own, force=force)
+                write_map(task.target, cleaned(values), source.georeference, own, tags=tags, force=force)
             else:
                 index = remove_small_regions(mask.index, least, strict=size.strict)
                 changed = int(np.count_nonzero(index != mask.index))
@@ -168,7 +167,7 @@ def _look_at(task: MaskTask, legend: Legend | None) -> tuple[Legend, dict[str, s
         own, tags = carried_legend(task.source, source, legend), source.tags()
         # Values are class indices: no colours, and no mask other than a nodata value.
         by_blocks = (
-            task.georeference is not None
+            isinstance(task.place, Georeference)
             and source.dtypes == ("uint8",)
             and MaskFlags.per_dataset not in source.mask_flag_enums[0]
             and (own is not None or source.colorinterp[0] != ColorInterp.palette)

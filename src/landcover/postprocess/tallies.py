@@ -15,7 +15,7 @@ from landcover.io.vectors import Columns
 from landcover.postprocess.components import Runs
 from landcover.raster.address import BLOCK_CACHE
 from landcover.raster.classmap import ClassMap, open_raster, reading, two_rows_of_blocks
-from landcover.raster.georeference import georeference_of
+from landcover.raster.georeference import Georeference, place_of
 
 _SHIFT_PX = 0.01
 
@@ -63,17 +63,17 @@ def open_confidence(path: Path | None, grid: ClassMap) -> Iterator[Confidence | 
         yield None
         return
     with open_raster(path, "a raster of confidence or probabilities") as source:
-        mine, its = georeference_of(source)[0], grid.georeference
-        same = source.shape == (grid.height, grid.width)
-        if same and mine is not None and its is not None:
+        mine, its = place_of(source)[0], grid.place
+        same = mine.size == its.size
+        if same and isinstance(mine, Georeference) and isinstance(its, Georeference):
             # Largest shift of a corner, in pixels.
-            corner = [grid.width, grid.height, 1, grid.width, grid.height, 1]
+            corner = [its.width, its.height, 1, its.width, its.height, 1]
             shift = abs(np.subtract(mine.transform[:6], its.transform[:6])) @ corner
             same = mine.crs == its.crs and shift <= _SHIFT_PX * abs(its.transform.determinant) ** 0.5
         if not same:
             raise MaskError(
-                f"{path} has {source.height} x {source.width} pixels, {grid.path} has {grid.height} x "
-                f"{grid.width}, and both must have the same position. Pass the file that was predicted with "
+                f"{path} has {mine.height} x {mine.width} pixels, {grid.path} has {its.height} x "
+                f"{its.width}, and both must have the same position. Pass the file that was predicted with "
                 "the map."
             )
         if not set(source.dtypes) <= {"uint8", "float32", "float64"}:

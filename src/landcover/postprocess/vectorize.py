@@ -23,7 +23,7 @@ from landcover.postprocess.outlines import Bends, Rings, find_bends, to_polygons
 from landcover.postprocess.sieve import BLOCK_ROWS, decide, rewrite
 from landcover.postprocess.tallies import Tallies, open_confidence
 from landcover.progress import track
-from landcover.raster import pixel_size, row_areas
+from landcover.raster import Georeference
 from landcover.raster.classmap import open_class_map
 from landcover.raster.style import polygon_qml
 from landcover.scale import check_gsd
@@ -79,7 +79,7 @@ def vectorize(
     row by their first pixels.
 
     Each has the attributes ``class`` (name), ``class_index``, ``area_m2`` (true area on the ground, see
-    :func:`landcover.raster.row_areas`; ``area_px``, in pixels, where that is unknown) and, with
+    :meth:`landcover.raster.Georeference.row_areas`; ``area_px``, in pixels, where that is unknown) and, with
     ``confidence``, ``mean_confidence`` (0..1). They describe the pixels, also where outlines are simplified.
 
     The map is read twice from top to bottom, once more with ``min_region``. Memory: about 200 bytes for each
@@ -120,19 +120,19 @@ def vectorize(
         open_class_map(map_path, legend) as source,
         open_confidence(None if confidence is None else Path(confidence), source) as sure,
     ):
-        place, in_degrees = source.georeference, out.suffix.lower() == ".geojson"
-        if place is None and in_degrees:
+        place, in_degrees = source.place, out.suffix.lower() == ".geojson"
+        if place.georeference is None and in_degrees:
             raise UsageError(
                 f"{map_path} is not georeferenced, and GeoJSON is in longitude and latitude. Write a "
                 "GeoPackage (.gpkg), in columns and rows of pixels."
             )
         if gsd is not None:
             check_gsd(gsd)
-        elif place is not None:
-            gsd = pixel_size(place, source.height, source.width)
+        else:
+            gsd = place.gsd
         tolerance = None if simplify is None else Tolerance.parse(simplify)
         tolerance_px = None if tolerance is None else tolerance.pixels(gsd)
-        strips, width = source.strips(BLOCK_ROWS), source.width + 1
+        strips, width = source.strips(BLOCK_ROWS), place.width + 1
 
         def blocks() -> Iterator[UInt8Array]:
             return map(source.read, track(strips, f"Reading {source.path.name}"))
@@ -141,8 +141,8 @@ def vectorize(
         if min_region is not None:
             size = RegionSize.parse(min_region)
             min_pixels = size.pixels(gsd)
-            values = decide(blocks(), source.width, min_pixels, strict=size.strict)
-            cleaned = lambda: rewrite(blocks(), source.width, values)  # noqa: E731
+            values = decide(blocks(), place.width, min_pixels, strict=size.strict)
+            cleaned = lambda: rewrite(blocks(), place.width, values)  # noqa: E731
         labeller, points = Labeller(width), 0
         for block in _framed(cleaned(), width):
             runs = labeller.label(block)
@@ -156,9 +156,9 @@ def vectorize(
                 f"{needed_mb:,.0f} MiB; {tolerance.max_memory_mb:,} MiB are allowed. Remove small regions "
                 "first (--min-region), raise --max-memory-mb, or leave --simplify out."
             )
-        areas = None if gsd is None else np.full(source.height, gsd**2)
-        if place is not None:
-            areas = row_areas(place, source.height, source.width)
+        areas = place.row_areas()
+        if place.georeference is None and gsd is not None:
+            areas = np.full(place.height, gsd**2)
         tallies = Tallies(regions.max() + 1, areas, sure)
         found = _second_pass(
             cleaned,
@@ -169,7 +169,9 @@ def vectorize(
             junctions=in_degrees or tolerance is not None,
             limit=_BATCH if tolerance is None else math.inf,
         )
-        transform = Affine.identity() if place is None else place.transform
+        transform, crs = Affine.identity(), _PIXELS
+        if isinstance(place, Georeference):
+            transform, crs = place.transform, place.crs
 
         def batch(rings: Rings) -> Batch:
             order = np.argsort(rings.last_row, kind="stable")
@@ -182,7 +184,6 @@ def vectorize(
             placed = shapely.orient_polygons(shapely.set_coordinates(polygons, places))
             return placed[order], tallies.attributes(rings.region[order], source.legend.names)
 
-        crs = _PIXELS if place is None else place.crs
         none = tallies.attributes(np.empty(0, np.intp), source.legend.names)
         columns = {name: values.dtype for name, values in none.items()}
         style = polygon_qml(source.legend, "class")

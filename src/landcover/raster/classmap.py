@@ -16,9 +16,8 @@ from landcover.errors import ConfigError, ImageError, MaskError, printable
 from landcover.io.colours import NO_CLASS, find_classes
 from landcover.io.masks import classes_of, present_values
 from landcover.legend import CLASS_NAMES, NODATA, Legend, translation
-from landcover.raster import Georeference
 from landcover.raster.address import BLOCK_CACHE, Address
-from landcover.raster.georeference import georeference_of
+from landcover.raster.georeference import Georeference, Place, place_of
 from landcover.windows import Window
 
 _STRIP_PX = 1 << 22
@@ -33,6 +32,7 @@ class ClassMap:
 
     Attributes:
         source: rasterio's data set; its values are those of the file.
+        place: Where it is.
         legend: The classes, in the order of the indices that are read.
         classes: Class index or NODATA of each value of the file.
         nodata: A value of the file for no data.
@@ -40,45 +40,33 @@ class ClassMap:
 
     path: Path
     source: DatasetReader
-    georeference: Georeference | None
+    place: Place
     legend: Legend
     classes: Mapping[int, int]
     nodata: int
 
     @property
-    def height(self) -> int:
-        """Rows."""
-        return int(self.source.height)
-
-    @property
-    def width(self) -> int:
-        """Columns."""
-        return int(self.source.width)
-
-    @property
-    def place(self) -> Georeference:
-        """The georeference."""
-        if self.georeference is None:
+    def georeference(self) -> Georeference:
+        """The place; a MaskError if the file is not georeferenced."""
+        if self.place.georeference is None:
             raise MaskError(
-                f"{self.path} is not georeferenced: {georeference_of(self.source)[1]}. Set its position, for "
+                f"{self.path} is not georeferenced: {place_of(self.source)[1]}. Set its position, for "
                 "example with gdal_edit -a_srs EPSG:CODE -a_ullr LEFT TOP RIGHT BOTTOM."
             )
-        return self.georeference
+        return self.place.georeference
 
     def strips(self, rows: int | None = None) -> list[Window]:
         """Return windows of ``rows`` rows from top to bottom; None: whole blocks of the file, about 4 MiB."""
+        height, width = self.place.size
         if rows is None:
             block = int(self.source.block_shapes[0][0])
-            rows = max(_STRIP_PX // self.width // block, 1) * block
-        return [
-            Window(start, 0, min(rows, self.height - start), self.width)
-            for start in range(0, self.height, rows)
-        ]
+            rows = max(_STRIP_PX // width // block, 1) * block
+        return [Window(start, 0, min(rows, height - start), width) for start in range(0, height, rows)]
 
     @contextmanager
-    def on_grid(self, place: Georeference, size: tuple[int, int]) -> Iterator[Callable[[Window], UInt8Array]]:
-        """Yield a function that reads windows of another grid, of (height, width), by the nearest pixel."""
-        grid = {"crs": place.crs, "transform": place.transform, "height": size[0], "width": size[1]}
+    def on_grid(self, place: Georeference) -> Iterator[Callable[[Window], UInt8Array]]:
+        """Yield a function that reads windows of another grid, by the nearest pixel."""
+        grid = {"crs": place.crs, "transform": place.transform, "height": place.height, "width": place.width}
         nodata = {"src_nodata": self.nodata, "nodata": self.nodata}
         with (
             reading(self.path),
@@ -153,9 +141,8 @@ def open_class_map(
             meaning = translation(chosen, target)
             classes = {value: int(meaning[index]) for value, index in classes.items()}
         nodata = int(source.nodata) if source.nodata in range(256) else NODATA
-        place = georeference_of(source)[0]
         with BLOCK_CACHE.share(two_rows_of_blocks(source)):
-            yield ClassMap(path, source, place, target or chosen, classes, nodata)
+            yield ClassMap(path, source, place_of(source)[0], target or chosen, classes, nodata)
 
 
 def carried_legend(path: Path, source: DatasetReader, expected: Legend | None = None) -> Legend | None:

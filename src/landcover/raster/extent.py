@@ -17,7 +17,7 @@ from landcover._gdal import CPLE_BaseError
 from landcover._typing import BoolArray, Float64Array
 from landcover.errors import DataError, UsageError
 from landcover.extras import needs
-from landcover.raster.georeference import Georeference
+from landcover.raster.georeference import Georeference, Place
 from landcover.values import BoundingBox
 from landcover.windows import Window
 
@@ -51,9 +51,7 @@ def inside_polygons(polygons: Polygons, window: Window) -> BoolArray:
 
 def part_of(
     name: str,
-    place: Georeference | None,
-    height: int,
-    width: int,
+    place: Place,
     bbox: Sequence[float] | None,
     aoi: str | Path | None,
     layer: str | None = None,
@@ -66,10 +64,10 @@ def part_of(
         UsageError: If the scene is not georeferenced, or the box is not valid.
         DataError: If box or polygons do not touch the scene, or the file cannot be read or has no polygons.
     """
-    window, polygons = Window(0, 0, height, width), None
+    window, polygons = Window(0, 0, *place.size), None
     if bbox is None and aoi is None:
         return window, None
-    if place is None:
+    if not isinstance(place, Georeference):
         raise UsageError(
             f"{name} is not georeferenced; --bbox and --aoi cannot be used. Leave them out, or give it a "
             "coordinate reference system first."
@@ -86,8 +84,7 @@ def part_of(
             import shapely
         from landcover.io.vectors import read_features
 
-        longitude = middle_longitude(place, height, width)
-        features = read_features(aoi, place.crs, layer=layer, longitude=longitude)
+        features = read_features(aoi, place.crs, layer=layer, longitude=place.middle_longitude)
         if features.kind != "polygon":
             raise DataError(f"{aoi} contains points; expected polygons, the area to map.")
         polygons = shapely.transform(
@@ -96,7 +93,7 @@ def part_of(
         touched = _touched(shapely.total_bounds(polygons).tolist(), window)
         if touched is None:
             extent = _spelled(shapely.total_bounds(features.geometries))
-            hint = swapped_axes(shapely.total_bounds(features.geometries), place, height, width)
+            hint = swapped_axes(shapely.total_bounds(features.geometries), place)
             raise _outside(f"The area {aoi}, which covers {extent},", name, place, window, hint)
         window = touched
     return window, polygons
@@ -111,15 +108,7 @@ def _touched(pixels: Box, window: Window) -> Window | None:
     return Window(top, left, bottom - top, right - left) if right > left and bottom > top else None
 
 
-def middle_longitude(place: Georeference, height: int, width: int) -> float | None:
-    """Return the longitude of the middle of a raster, in the unit of its CRS; None if it is projected."""
-    if not place.crs.is_geographic:
-        return None
-    left, _, right, _ = place.extent(height, width)
-    return (left + right) / 2
-
-
-def swapped_axes(bounds: Sequence[float] | Float64Array, place: Georeference, height: int, width: int) -> str:
+def swapped_axes(bounds: Sequence[float] | Float64Array, place: Georeference) -> str:
     """Return a sentence if a box of coordinates is on a raster when x and y are swapped; else nothing.
 
     ``bounds`` are those of one box, or float64 (N, 4) of several, of which one is enough. The axes may have
@@ -133,13 +122,13 @@ def swapped_axes(bounds: Sequence[float] | Float64Array, place: Georeference, he
         lon, lat = transform(place.crs, wgs84, x.tolist(), y.tolist())
         swapped.append(np.array(transform(wgs84, place.crs, lat, lon)))
     cols, rows = place.pixels(*np.concatenate(swapped, axis=1))
-    if (((cols >= 0) & (cols <= width)) & ((rows >= 0) & (rows <= height))).any():
+    if (((cols >= 0) & (cols <= place.width)) & ((rows >= 0) & (rows <= place.height))).any():
         return " Its axes look swapped: expected x or longitude first. Run: ogr2ogr -swapxy OUT.gpkg IN"
     return ""
 
 
 def _outside(what: str, name: str, place: Georeference, window: Window, hint: str = "") -> DataError:
-    extent = place.moved(window.row, window.col).extent(window.height, window.width)
+    extent = place.part(window).extent()
     return DataError(
         f"{what} does not touch {name}, of which {_spelled(extent)} is read (left, bottom, right, top in "
         f"{place.crs.to_string()[:60]}).{hint}"

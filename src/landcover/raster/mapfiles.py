@@ -16,8 +16,8 @@ from landcover.io import MaskFormat, read_mask, write_mask
 from landcover.io.files import write_text
 from landcover.legend import Legend
 from landcover.raster.classmap import carried_legend, open_class_map
-from landcover.raster.georeference import Georeference
-from landcover.raster.writing import RasterSpec, Rows, write_map
+from landcover.raster.georeference import Place
+from landcover.raster.writing import Rows, write_map
 
 
 class MapFormat(NamedTuple):
@@ -28,11 +28,13 @@ class MapFormat(NamedTuple):
         is_geotiff: Whether it stores CRS and transform, has a style beside it, and is written and read by
             strips of rows, so that a map may be larger than memory.
         is_cog: Whether it is a Cloud Optimized GeoTIFF.
+        mask_format: Form of a PNG.
     """
 
     suffix: str
     is_geotiff: bool = True
     is_cog: bool = False
+    mask_format: MaskFormat = "palette"
 
 
 MAP_FORMATS = {
@@ -51,29 +53,26 @@ def choose_map_format(name: str, *, georeferenced: bool) -> MapFormat:
 def write_map_file(
     path: Path,
     rows: Rows,
-    spec: RasterSpec,
+    place: Place,
     legend: Legend,
     map_format: MapFormat,
     *,
-    mask_format: MaskFormat = "palette",
+    tags: Mapping[str, str],
     style: bool = True,
     force: bool = False,
 ) -> None:
     """Write a map in a file format, as :func:`landcover.raster.write_map` or :func:`landcover.io.write_mask`.
 
-    ``style`` applies to GeoTIFF, ``mask_format`` to PNG. A PNG of a known position gets a world file.
+    ``style`` applies to GeoTIFF. A PNG of a known position gets a world file.
     """
     if map_format.is_geotiff:
-        write_map(path, rows, spec, legend, cog=map_format.is_cog, style=style, force=force)
+        write_map(path, rows, place, legend, tags=tags, cog=map_format.is_cog, style=style, force=force)
         return
-    if isinstance(rows, Path):
-        strips = [np.fromfile(rows, np.uint8).reshape(spec.height, spec.width)]
-    else:
-        strips = list(rows)
+    strips = [np.fromfile(rows, np.uint8).reshape(place.size)] if isinstance(rows, Path) else [*rows]
     whole = strips[0] if len(strips) == 1 else np.concatenate(strips)
-    if spec.position is not None:
-        write_world_file(path, spec.position, force=force)
-    write_mask(path, whole, legend, mask_format=mask_format, tags=spec.tags, force=force)
+    if place.transform is not None:
+        write_world_file(path, place.transform, force=force)
+    write_mask(path, whole, legend, mask_format=map_format.mask_format, tags=tags, force=force)
 
 
 def world_file(path: Path) -> Path:
@@ -95,9 +94,8 @@ class MapReader(NamedTuple):
         strips: From the top, the first row and the class indices, uint8 (n, W), of each.
     """
 
-    size: tuple[int, int]
+    place: Place
     tags: Mapping[str, str]
-    georeference: Georeference | None
     strips: Iterator[tuple[int, UInt8Array]]
 
 
@@ -126,11 +124,11 @@ def open_map_file(path: Path, legend: Legend) -> Iterator[MapReader]:
     if path.suffix == MAP_FORMATS["png"].suffix:
         try:
             with open_raster(path) as source:
-                tags, size = source.tags(), source.shape
+                tags, place = source.tags(), Place(*source.shape)
         except (RasterioError, ImageError) as error:
             raise MaskError(f"{path} cannot be read as a map: {error}.") from error
-        yield MapReader(size, tags, None, ((0, read_mask(file, legend).index) for file in [path]))
+        yield MapReader(place, tags, ((0, read_mask(file, legend).index) for file in [path]))
         return
     with open_class_map(path, legend) as opened:
         strips = ((window.row, opened.read(window)) for window in opened.strips())
-        yield MapReader((opened.height, opened.width), opened.source.tags(), opened.georeference, strips)
+        yield MapReader(opened.place, opened.source.tags(), strips)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from affine import Affine
 from rasterio.crs import CRS
 from rasterio.errors import CRSError, RasterioError
 from rasterio.warp import transform_bounds
@@ -28,7 +27,7 @@ from landcover.legend import NODATA
 from landcover.raster.bands import percentile_range
 from landcover.raster.classmap import open_class_map
 from landcover.raster.extent import inside_polygons, part_of
-from landcover.raster.georeference import Georeference, Header, pixel_size
+from landcover.raster.georeference import Georeference, Header, Place
 from landcover.raster.scene import Reading, Scene, Strip, open_scene
 from landcover.windows import Window
 
@@ -45,7 +44,6 @@ _FAR_PX = 1 << 40
 MOST_PIECES = 64
 """Files that are read for the map of one; a file with more in reach is mapped alone."""
 
-Size = tuple[int, int]
 _Grids = list[tuple[int, Georeference]]
 """Numbers of grids, and where their first files are."""
 
@@ -72,32 +70,32 @@ class Mosaic:
     is_context: bool = False
 
 
-def lay_out(files: Sequence[tuple[Path, Georeference, Size]]) -> Mosaic:
-    """Place files, at least one, of (height, width) on the grid of the first one.
+def lay_out(files: Sequence[tuple[Path, Georeference]]) -> Mosaic:
+    """Place files, at least one, on the grid of the first one.
 
     Raises:
         DataError: If a file has another CRS, another grid, or is far from the others; the message has the
             command that helps.
     """
-    first, own, _ = files[0]
+    first, own = files[0]
     a, b, _, d, e, _ = own.transform[:6]
     placed = []
-    for path, place, (height, width) in files:
+    for path, place in files:
         how = f"gdalwarp -t_srs {own.crs.to_string()[:60]} -tr {np.hypot(a, d):.9g} {np.hypot(b, e):.9g} -tap"
         if place.crs != own.crs:
             raise DataError(
                 f"{path} is in {place.crs.to_string()[:60]}, {first} in {own.crs.to_string()[:60]}; a mosaic "
                 f"needs one CRS and one grid. Run on all files: {how} IN OUT.tif"
             )
-        corner = _corner(own, place, (height, width))
+        corner = _corner(own, place)
         if corner is None:
-            cols, rows = own.pixels(*place.points(np.array([0.0, width]), np.array([0.0, height])))
+            cols, rows = own.pixels(*place.corners()[::2].T)
             raise DataError(
                 f"{path} is on another grid than {first}: its corner is at row {rows[0]:.9g}, column "
-                f"{cols[0]:.9g} of it, and its pixels have {abs(cols[1] - cols[0]) / width:.6g} times the "
-                f"width. A mosaic needs one grid. Run on all files: {how} IN OUT.tif"
+                f"{cols[0]:.9g} of it, and its pixels have {abs(cols[1] - cols[0]) / place.width:.6g} times "
+                f"the width. A mosaic needs one grid. Run on all files: {how} IN OUT.tif"
             )
-        placed.append((path, *corner, height, width))
+        placed.append((path, *corner, *place.size))
     top, left = min(row for _, row, *_ in placed), min(col for _, _, col, *_ in placed)
     bottom = max(row + height for _, row, _, height, _ in placed)
     right = max(col + width for _, _, col, _, width in placed)
@@ -111,9 +109,9 @@ def lay_out(files: Sequence[tuple[Path, Georeference, Size]]) -> Mosaic:
     return Mosaic(bottom - top, right - left, tuple(pieces))
 
 
-def _corner(own: Georeference, place: Georeference, size: Size) -> tuple[int, int] | None:
+def _corner(own: Georeference, place: Georeference) -> tuple[int, int] | None:
     """Return row and column of the corner of a raster on the grid of another one; None: its grid differs."""
-    height, width = size
+    height, width = place.size
     cols, rows = own.pixels(*place.points(np.array([0.0, width, width]), np.array([0.0, height, 0.0])))
     ends = np.array([rows[0], cols[0], rows[1], cols[1], rows[2], cols[2]])
     whole = np.rint(ends)
@@ -151,8 +149,7 @@ class Neighbours:
         for path, header in files:
             self._paths.append(path)
             folder_of.append(folders.setdefault(path.parent, len(folders)))
-            place, size = header.georeference, header.size
-            if place is None or size is None:
+            if (place := header.georeference) is None:
                 table.extend((-1, 0, 0, 0, 0))
                 continue
             a, b, _, d, e, _ = place.transform[:6]
@@ -164,12 +161,12 @@ class Neighbours:
             down, across = (offset % _SHIFTS).tolist()
             shifts = product((down - 1, down, down + 1), (across - 1, across, across + 1))
             near = (grids.get((r % _SHIFTS, c % _SHIFTS), []) for r, c in shifts)
-            fits = ((number, _corner(origin, place, size)) for number, origin in sorted(chain(*near)))
+            fits = ((number, _corner(origin, place)) for number, origin in sorted(chain(*near)))
             grid, corner = next((pair for pair in fits if pair[1] is not None), (numbers, None))
             if corner is None:
                 corner, numbers = (0, 0), numbers + 1
                 grids.setdefault((down, across), []).append((grid, place))
-            table.extend((grid, *corner, *size))
+            table.extend((grid, *corner, *place.size))
         self._boxes = np.array(table, np.int64).reshape(-1, 5)
         self._folder_of = np.array(folder_of, np.int64)
         self._order: dict[int, tuple[int, Int64Array, Int64Array, int]] = {}
@@ -297,9 +294,9 @@ class MosaicScene:
             how["scaling"] = 0, 1
         for piece in self._pieces[: 1 if self._alone else None]:  # errors of any file come before the work
             with open_scene(piece.path, **how) as scene:
-                if scene.georeference is None or (scene.height, scene.width) != piece.window[2:]:
+                if scene.place.georeference is None or scene.place.size != piece.window[2:]:
                     raise ImageError(f"{piece.path} was changed meanwhile. Run the command again.")
-                places.append(scene.georeference)
+                places.append(scene.place.georeference)
                 self.warnings += scene.warnings
                 if scaling == "percentile":
                     sample.append(scene.sample())
@@ -312,12 +309,10 @@ class MosaicScene:
         if scaling == "percentile":
             how["scaling"] = percentile_range(np.concatenate(sample))
         first = self._pieces[0].window
-        self.frame = places[0].moved(-first.row, -first.col)
+        self.frame: Place = places[0].part(Window(-first.row, -first.col, self.height, self.width))
         self.own = first if self._alone else Window(0, 0, self.height, self.width)
-        place = self.georeference = places[0] if self._alone else self.frame
-        self.transform: Affine | None = place.transform
-        self.gsd = pixel_size(self.frame, self.height, self.width)
-        part, self._polygons = part_of(name, place, self.own.height, self.own.width, bbox, aoi, layer)
+        self.place: Place = places[0] if self._alone else self.frame
+        part, self._polygons = part_of(name, self.place, bbox, aoi, layer)
         self.part = part._replace(row=part.row + self.own.row, col=part.col + self.own.col)
         self._how = how
         self._channels = Reading(**how).channels
@@ -387,15 +382,7 @@ class MosaicScene:
         return Path(os.path.relpath(path, self._pieces[0].path.parent)).as_posix()
 
 
-class PlacedMap(NamedTuple):
-    """A georeferenced map of classes: its file, CRS and transform, and (height, width)."""
-
-    path: Path
-    georeference: Georeference
-    size: Size
-
-
-def repeated_rows(maps: Sequence[PlacedMap]) -> Iterator[tuple[int, int, UInt8Array]]:
+def repeated_rows(maps: Sequence[tuple[Path, Georeference]]) -> Iterator[tuple[int, int, UInt8Array]]:
     """Yield the classes of maps on ground that an earlier map has a class for.
 
     A pixel is compared with the pixel of the other map that contains its centre; maps may have other grids
@@ -405,22 +392,23 @@ def repeated_rows(maps: Sequence[PlacedMap]) -> Iterator[tuple[int, int, UInt8Ar
         Number of a map, first row, and class indices, uint8 (n, width), NODATA where no earlier map has one.
     """
     boxes: dict[str, Float64Array] = {}  # of all maps, by the CRS that they are in
-    for number, own in enumerate(maps[1:], 1):
-        crs = own.georeference.crs
+    places = [place for _, place in maps]
+    for number, (path, own) in enumerate(maps[1:], 1):
+        crs = own.crs
         if (name := crs.wkt) not in boxes:
-            boxes[name] = _extents(maps, crs)
+            boxes[name] = _extents(places, crs)
         own_box, earlier = boxes[name][number], boxes[name][:number]
         near = (earlier[:, :2] < own_box[2:]).all(axis=1) & (earlier[:, 2:] > own_box[:2]).all(axis=1)
-        windows = ((maps[other], _overlap(own, earlier[other])) for other in np.flatnonzero(near).tolist())
+        windows = ((maps[other][0], _overlap(own, earlier[other])) for other in np.flatnonzero(near).tolist())
         others = [(other, window) for other, window in windows if window is not None]
         if not others:
             continue
         with ExitStack() as stack:
-            mapped = stack.enter_context(open_class_map(own.path))
+            mapped = stack.enter_context(open_class_map(path))
             opened = []
             for other, window in others:
-                source = stack.enter_context(open_class_map(other.path))
-                opened.append((stack.enter_context(source.on_grid(own.georeference, own.size)), window))
+                source = stack.enter_context(open_class_map(other))
+                opened.append((stack.enter_context(source.on_grid(own)), window))
             for strip in mapped.strips():
                 index = np.full((strip.height, strip.width), NODATA, np.uint8)
                 for read, window in opened:
@@ -434,22 +422,22 @@ def repeated_rows(maps: Sequence[PlacedMap]) -> Iterator[tuple[int, int, UInt8Ar
                     yield number, strip.row, np.where(index == NODATA, NODATA, mapped.read(strip))
 
 
-def _extents(maps: Sequence[PlacedMap], crs: CRS) -> Float64Array:
+def _extents(places: Sequence[Georeference], crs: CRS) -> Float64Array:
     """Return left, bottom, right and top of maps in a CRS, (N, 4); NaN where one has no place in it."""
-    boxes = np.array([one.georeference.extent(*one.size) for one in maps])
-    for box, one in zip(boxes, maps, strict=True):
-        if one.georeference.crs != crs:
+    boxes = np.array([one.extent() for one in places])
+    for box, one in zip(boxes, places, strict=True):
+        if one.crs != crs:
             try:
-                box[:] = transform_bounds(one.georeference.crs, crs, *box)
+                box[:] = transform_bounds(one.crs, crs, *box)
             except (CRSError, RasterioError, CPLE_BaseError):
                 box[:] = np.nan
     boxes[:, ::2].sort(axis=1)  # one that crosses 180 degrees has left > right; this one holds it
     return boxes
 
 
-def _overlap(own: PlacedMap, box: Float64Array) -> Window | None:
+def _overlap(own: Georeference, box: Float64Array) -> Window | None:
     """Return the pixels of a map within a box of its CRS; None if there are none."""
-    cols, rows = own.georeference.pixels(*np.meshgrid(box[::2], box[1::2]))
+    cols, rows = own.pixels(*np.meshgrid(box[::2], box[1::2]))
     height, width = own.size
     if not (np.isfinite(cols).all() and np.isfinite(rows).all()):
         return None

@@ -30,7 +30,7 @@ from landcover.raster.bands import (
 )
 from landcover.raster.extent import inside_polygons, part_of
 from landcover.raster.fill import Value, find_fill, missing_blocks
-from landcover.raster.georeference import Georeference, georeference_of, pixel_size, position_of
+from landcover.raster.georeference import Georeference, place_of
 from landcover.values import BandSelection, Scaling
 from landcover.windows import Window
 
@@ -108,13 +108,10 @@ class Scene:
         name: The file or address, for messages, see :func:`~landcover.raster.display_name`.
         height: Rows of the file.
         width: Columns of the file.
-        own: The pixels that the georeference is of: all; where a file is read with its neighbours, those of
-            the file.
-        frame: Georeference of all pixels, which the ground sample distance is of, or None.
+        frame: Place of all pixels, which the ground sample distance is of.
+        own: The pixels of the file: all but where it is read with its neighbours.
+        place: Place of these.
         part: The pixels to map; the others are their surroundings.
-        georeference: CRS and transform of the file, or None.
-        transform: Its transform, also without a CRS; or None.
-        gsd: Metres per pixel at its centre, or None.
         dtype: Data type of its bands in the file; strips are uint8.
         damaged: Windows of the file that could not be read so far; invalid in its strips.
         warnings: Sentences for the user. The first rows that are read may add one.
@@ -130,16 +127,12 @@ class Scene:
         aoi: str | Path | None,
         layer: str | None,
     ) -> None:
-        place, reason = georeference_of(reader, reading.crs)
-        self.part, self._polygons = part_of(
-            address.name, place, reader.height, reader.width, bbox, aoi, layer
-        )
+        self.place, reason = place_of(reader, reading.crs)
+        self.frame = self.place
+        self.part, self._polygons = part_of(address.name, self.place, bbox, aoi, layer)
         self.name = address.name
         self.height, self.width = reader.shape
         self.own = Window(0, 0, self.height, self.width)
-        self.georeference = self.frame = place
-        self.transform = position_of(reader, place)
-        self.gsd = None if place is None else pixel_size(place, self.height, self.width)
         self.damaged: list[Window] = []
         self.warnings: list[str] = []
         self._address, self._reader = address, reader
@@ -154,7 +147,7 @@ class Scene:
                 self._mask, mask_note = mask_of(
                     address.name, reader, self._bands, reading.alpha, reading.nodata
                 )
-                if place is None:
+                if reason:
                     self.warnings.append(f"{self.name} is not georeferenced: {reason}.")
                 self.warnings += [text for text in (note, mask_note) if text is not None]
                 if len(reader.subdatasets) > 1:
@@ -273,7 +266,7 @@ class Scene:
         missing = missing_blocks(self._reader, bands, fill.inside)
         inside = fill.inside if fill.lines else None
         self._mask = self._mask._replace(inside=inside, missing=missing, block=self._block)
-        is_whole = self.georeference is not None and len(bands) == self._reader.count
+        is_whole = self.place.georeference is not None and len(bands) == self._reader.count
         self.warnings += fill.notes(self.name, is_whole=is_whole)
         if missing is not None:
             self.warnings.append(

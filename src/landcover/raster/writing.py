@@ -8,14 +8,12 @@ same file is written again.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import rasterio
-from affine import Affine
 from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 from rasterio.shutil import copy
@@ -27,8 +25,9 @@ from landcover.io.files import atomic_path, check_output
 from landcover.legend import NODATA, Legend
 from landcover.machine import lacks_memory
 from landcover.raster.address import BLOCK_CACHE
-from landcover.raster.georeference import Georeference
+from landcover.raster.georeference import Georeference, Place
 from landcover.raster.style import colour_table, style_files, write_style
+from landcover.windows import Window
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -49,34 +48,13 @@ Rows = Iterable[UInt8Array] | Path
 """Pixels from the top: strips of rows; or a file of bytes, row by row, in each row all bands."""
 
 
-@dataclass(frozen=True, slots=True)
-class RasterSpec:
-    """Size, georeference and tags of a raster.
-
-    Attributes:
-        georeference: CRS and transform, or None.
-        tags: Metadata by name, such as the provenance of a map.
-        transform: Where ``georeference`` is None: the transform to coordinates of an unknown CRS, or None.
-    """
-
-    height: int
-    width: int
-    georeference: Georeference | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
-    transform: Affine | None = None
-
-    @property
-    def position(self) -> Affine | None:
-        """The transform, with or without a known CRS; None if there is none."""
-        return self.transform if self.georeference is None else self.georeference.transform
-
-
 def write_map(
     path: Path,
     rows: Rows,
-    spec: RasterSpec,
+    place: Place,
     legend: Legend,
     *,
+    tags: Mapping[str, str] | None = None,
     cog: bool = False,
     style: bool = True,
     force: bool = False,
@@ -87,8 +65,9 @@ def write_map(
     Memory: a strip, and in GDAL about a row of 512 x 512 blocks (512 x width bytes) and 100 MB, for any
     number of rows. Disk: see the module.
 
-    Rows are uint8 (n, width) strips of class indices and NODATA, from the top, ``spec.height`` rows together;
-    or a file of these bytes in a private folder, which GDAL reads directly. With ``style`` names and colours
+    Rows are uint8 (n, width) strips of class indices and NODATA, from the top, ``place.height`` rows
+    together; or a file of these bytes in a private folder, which GDAL reads directly. ``tags`` are metadata
+    by name, such as the provenance of a map. With ``style`` names and colours
     for other software are written beside it, see :func:`~landcover.raster.style.write_style`; the unknown
     class is listed if ``rows`` are strips that contain it.
     """
@@ -104,7 +83,7 @@ def write_map(
             yield strip[None]
 
     pixels = rows if isinstance(rows, Path) else bands(rows)
-    write_bands(path, pixels, spec, ["land cover"], legend, cog=cog, force=force)
+    write_bands(path, pixels, place, ["land cover"], legend, tags=tags, cog=cog, force=force)
     if style:
         write_style(path, legend, unknown=unknown)
 
@@ -126,10 +105,11 @@ PROBABILITIES = Coding(254, NODATA)
 def write_bands(
     path: Path,
     rows: Rows,
-    spec: RasterSpec,
+    place: Place,
     names: Sequence[str],
     meaning: Legend | Coding = PROBABILITIES,
     *,
+    tags: Mapping[str, str] | None = None,
     cog: bool = False,
     force: bool = False,
 ) -> None:
@@ -140,13 +120,13 @@ def write_bands(
     """
     check_output(path, force=force)
     count, predictor = len(names), 1 if isinstance(meaning, Legend) else 2
-    shape = count, spec.height, spec.width
+    shape = count, *place.size
     options = {
         "GDAL_NUM_THREADS": "ALL_CPUS",
         "GDAL_PAM_ENABLED": False,  # no files of statistics beside the map
         "BIGTIFF_OVERVIEW": "IF_SAFER",
     }
-    cache = _SMALL_CACHE + _BLOCK_PX * spec.width * count
+    cache = _SMALL_CACHE + _BLOCK_PX * place.width * count
     with atomic_path(path, force=force) as temporary:
         if isinstance(rows, Path):
             pixels = rows
@@ -160,8 +140,8 @@ def write_bands(
                         )
                     file.write(np.ascontiguousarray(np.moveaxis(strip, 0, 1)).data)
                     given += strip.shape[1]
-            if given != spec.height:
-                raise ValueError(f"Strips of {given} rows were given for a raster of {spec.height}.")
+            if given != place.height:
+                raise ValueError(f"Strips of {given} rows were given for a raster of {place.height}.")
         common = {"compress": "deflate", "num_threads": "all_cpus", "bigtiff": "if_safer"}
         form: dict[str, Any] = {"driver": "GTiff", "predictor": predictor, "copy_src_overviews": True}
         form |= {"tiled": True, "blockxsize": _BLOCK_PX, "blockysize": _BLOCK_PX, "interleave": "band"}
@@ -176,7 +156,7 @@ def write_bands(
         try:
             with BLOCK_CACHE.share(cache), rasterio.Env(**options):
                 source = pixels.with_suffix(".vrt")  # GDAL reads raw files only beside a VRT
-                levels = _describe(source, pixels, spec, names, meaning)
+                levels = _describe(source, pixels, place, names, meaning, tags or {})
                 with unplaced():
                     described = rasterio.open(source, opener=files.open)
                 with described:
@@ -204,17 +184,22 @@ def write_class_raster(
     tags: Mapping[str, str] | None = None,
     force: bool = False,
 ) -> None:
-    """Write class indices in memory, uint8 (H, W), as :func:`write_map` does, with its style."""
-    spec = RasterSpec(index.shape[0], index.shape[1], georeference, tags or {})
-    write_map(path, [index], spec, legend, force=force)
+    """Write class indices in memory, uint8 (H, W), as :func:`write_map` does, with its style.
+
+    Their first pixel is that of the georeference.
+    """
+    window = Window(0, 0, *index.shape)
+    place = Place(*index.shape) if georeference is None else georeference.part(window)
+    write_map(path, [index], place, legend, tags=tags, force=force)
 
 
 def _describe(
     vrt: Path,
     pixels: Path,
-    spec: RasterSpec,
+    place: Place,
     names: Sequence[str],
     meaning: Legend | Coding,
+    tags: Mapping[str, str],
 ) -> int:
     """Write a VRT that makes a raster of the file of bytes beside it, and its overviews.
 
@@ -224,7 +209,7 @@ def _describe(
     Raises:
         RasterioError: If it cannot be written; of the VRT itself GDAL does not report that.
     """
-    count, height, width = len(names), spec.height, spec.width
+    count, (height, width) = len(names), place.size
     bands = (
         _BAND.format(band=band + 1, file=pixels.name, offset=band * width, line=count * width)
         for band in range(count)
@@ -236,16 +221,16 @@ def _describe(
     with unplaced():
         target = rasterio.open(vrt, "r+")  # not through Python: threads make the overviews
     with target:
-        if spec.georeference is not None:
-            target.crs = spec.georeference.crs
-        if spec.position is not None:
-            target.transform = spec.position
+        if isinstance(place, Georeference):
+            target.crs = place.crs
+        if place.transform is not None:
+            target.transform = place.transform
         if isinstance(meaning, Coding):
-            target.update_tags(**spec.tags)
+            target.update_tags(**tags)
             target.nodata = meaning.nodata
             target.scales = [1 / meaning.steps] * count
         else:
-            target.update_tags(**{**meaning.tags, **spec.tags})
+            target.update_tags(**{**meaning.tags, **tags})
             target.nodata = NODATA
             target.write_colormap(1, colour_table(meaning))
         for band, name in enumerate(names, 1):

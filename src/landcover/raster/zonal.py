@@ -13,7 +13,7 @@ from landcover._typing import BoolArray, Float64Array, UInt8Array
 from landcover.errors import DataError, UsageError
 from landcover.legend import Legend
 from landcover.raster import Georeference
-from landcover.raster.extent import middle_longitude, swapped_axes
+from landcover.raster.extent import swapped_axes
 
 _BLOCK_PX = 1 << 18
 """Pixels that are counted at a time, so that they stay in the processor's cache."""
@@ -77,7 +77,6 @@ class ClassAreas:
         path: Path,
         column: str | None,
         georeference: Georeference,
-        size: tuple[int, int],
         layer: str | None = None,
     ) -> None:
         """Also count areas in polygons, which may overlap; a pixel is in a polygon that contains its centre.
@@ -86,9 +85,12 @@ class ClassAreas:
         """
         from landcover.io.vectors import read_features  # needs an extra
 
-        longitude = middle_longitude(georeference, *size)
         features = read_features(
-            path, georeference.crs, layer=layer, longitude=longitude, layer_option="--zones-layer"
+            path,
+            georeference.crs,
+            layer=layer,
+            longitude=georeference.middle_longitude,
+            layer_option="--zones-layer",
         )
         if features.kind != "polygon":
             raise UsageError(f"{path} contains points; expected polygons to count areas in.")
@@ -114,7 +116,7 @@ class ClassAreas:
             across, down = georeference.pixels(x, y)
             rows, cols = (
                 range(*np.clip([np.floor(at.min()), np.ceil(at.max())], 0, length).astype(int).tolist())
-                for at, length in zip((down, across), size, strict=True)
+                for at, length in zip((down, across), georeference.size, strict=True)
             )
             areas = self.zones[name] = ClassAreas(self.legend, self.row_areas)
             areas.whole = geometry.area / abs(georeference.transform.determinant)
@@ -123,7 +125,7 @@ class ClassAreas:
         if not overlaps:
             bounds = np.array([geometry.bounds for geometry in features.geometries])
             box = [*bounds[:, :2].min(axis=0), *bounds[:, 2:].max(axis=0)]
-            if hint := swapped_axes(box, georeference, *size):
+            if hint := swapped_axes(box, georeference):
                 raise DataError(f"{path}: no polygon overlaps the map.{hint}")
 
     def empty(self) -> "ClassAreas":
