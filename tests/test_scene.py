@@ -176,7 +176,7 @@ def test_the_scale_of_a_part_is_that_of_the_whole_scene(tmp_path):
     for name, bottom, factor in (("near", 8.37e6, 0.25), ("far", 0, 1)):
         box = (0, bottom, 300, bottom + 6e4)
         part = run(path, tmp_path / name, bbox=box, window_px=0, overlap_px=0, runtime=WIDE)
-        assert part.maps[0].gsd == whole.maps[0].gsd
+        assert part.maps[0].scale == whole.maps[0].scale
         hectares = sum(area.hectares or 0 for area in part.areas)
         assert hectares == pytest.approx(300 * 6 * factor, rel=0.03)
 
