@@ -117,7 +117,7 @@ def convert(
 
 @dataclass(frozen=True, slots=True)
 class MaskTask:
-    """A mask to read, the file to write, and where it is; None: nowhere."""
+    """A mask to read, the file to write, and where it is, if it is a raster."""
 
     source: Path
     target: Path

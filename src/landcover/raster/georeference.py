@@ -316,7 +316,7 @@ def _crs_of(source: DatasetReader) -> CRS | None:
 
 
 def _georeference_of(source: DatasetReader, declared: CRS | None) -> Georeference | str:
-    """Return the georeference of an open raster, or why it has none.
+    """Return the georeference of an open raster, or why there is none.
 
     Ground control points that lie on a grid within half a pixel are a georeference.
     """
