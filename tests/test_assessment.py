@@ -404,7 +404,7 @@ def test_the_verb_prints_and_writes(pair, tmp_path):
             ["--map", "m.tif", "--truth", "t.tif", "--nodata", "0", "--fill", "keep"],
             "without --nodata, --fill",
         ),
-        (["--data", "d"], "Pass --data DATA and --split NAME:part, or --map MAP and --truth FILE"),
+        (["--data", "d"], "Missing: --split. Pass --data DATA and --split NAME:part"),
     ],
 )
 def test_options_that_do_not_go_together(arguments, message):

@@ -290,10 +290,19 @@ def test_plan_and_run_by_the_command_line(made, tmp_path, monkeypatch):
     for words, message in (
         (["run", out, "--shard", "2/2"], "--shard is '2/2'"),
         ([], "fleet plan"),
-        (["plan", scenes, "--jobs", "2", *arguments], "--jobs"),
     ):
         with pytest.raises(UsageError, match=message):
             invoke("fleet", *words)
+    # What belongs to a run of predict is neither taken nor in the help.
+    assert (
+        "No such option: --jobs" in invoke("fleet", "plan", scenes, "--jobs", 2, *arguments, status=2).stderr
+    )
+    assert not re.search("--(jobs|resume|mosaic|zone)", invoke("help", "fleet", "plan").stdout)
+    report = ["--json", tmp_path / "report.json"]
+    invoke("fleet", "plan", scenes, *arguments[:-2], *report)
+    with pytest.raises(OutputError, match="--force"):
+        invoke("fleet", "plan", scenes, *arguments[:-2], *report)
+    invoke("fleet", "plan", scenes, *arguments[:-2], *report, "--force")
     with pytest.raises(DataError, match=r"has no plan\.json"):
         invoke("fleet", "status", tmp_path)
 

@@ -82,6 +82,7 @@ class _Verbs(TyperGroup):
 _PLAIN = {
     r" range>": ">",
     r"<list\[(.+?)\]>": r"<\1>",
+    "<Path>": "<path>",
     r"; x>=[01]\]": "]",
     r" *\[x>=[01]\]": "",
     r"; 0<=x<=\d+\]": "]",

@@ -79,7 +79,11 @@ def evaluate(
         )
         report, show = assessed, partial(_print_assessment, assessed)
     elif data is None or split is None:
-        raise UsageError("Pass --data DATA and --split NAME:part, or --map MAP and --truth FILE.")
+        missing = [name for name, value in (("--data", data), ("--split", split)) if value is None]
+        raise UsageError(
+            f"Missing: {', '.join(missing)}. Pass --data DATA and --split NAME:part, such as all:all, or "
+            "--map MAP and --truth FILE."
+        )
     else:
         scored = score(
             data,

@@ -12,7 +12,7 @@ from landcover.cli._options import argument, option
 from landcover.cli._output import log, print_areas, put, say
 from landcover.config import MAIN, PROCESSING, PRODUCTS, REPORTS
 from landcover.errors import UsageError, counted
-from landcover.inference.options import PredictOptions
+from landcover.inference.options import PlanOptions
 
 Planned = Annotated[
     str, argument("The store with the plan: the --out of landcover fleet plan, or its plan.json.", "PLAN")
@@ -30,7 +30,7 @@ def fleet_plan(
     ],
     model: Annotated[str, option("Model file, run folder, or a bundled model.", group=MAIN)],
     out: Annotated[str, option("Store of plan and results: a folder, or s3://, gs:// or az://.", group=MAIN)],
-    options: PredictOptions,
+    options: PlanOptions,
     unit_mpx: Annotated[
         float, option("Megapixels of a unit; larger scenes are split.", group=PROCESSING)
     ] = 256.0,
@@ -39,21 +39,23 @@ def fleet_plan(
     precision: _options.Precision = "fp32",
     tta: _options.OldTta = False,
     json: _options.Json = None,
+    force: _options.Force = False,
 ) -> None:
     """Write the plan of a fleet: its units, pixels, area, and how long it will take."""
     from landcover.fleet.planning import make_plan
 
-    options = _options.with_old_tta(options, tta)
     how = {"device": device, "runtime": runtime}
-    plan = make_plan(inputs, model, out, options, **how, precision=precision, unit_mpx=unit_mpx)
+    plan = make_plan(
+        inputs, model, out, _options.with_old_tta(options, tta), **how, precision=precision, unit_mpx=unit_mpx
+    )
 
     def show() -> None:
         say(
-            f"{plan.scenes:,} scenes in {plan.units:,} units: {plan.pixels:,} pixels, "
+            f"{counted(plan.scenes, 'scene')} in {counted(plan.units, 'unit')}: {plan.pixels:,} pixels, "
             f"{plan.square_km:,.2f} km2, about {plan.minutes:,.1f} minutes of one process here."
         )
 
-    put(asdict(plan), json, show, force=options.force)
+    put(asdict(plan), json, show, force=force)
     log.info("Run it: landcover fleet run %s", out)
 
 

@@ -31,7 +31,7 @@ from pydantic import NonNegativeInt, PositiveInt, StringConstraints, TypeAdapter
 from landcover import __version__
 from landcover._gdal import is_address, subdataset_file
 from landcover.errors import DataError, MissingKeyError, OutputError, UsageError
-from landcover.inference.options import PredictOptions
+from landcover.inference.options import OF_A_RUN, PredictOptions
 from landcover.inference.plan import Task, products
 from landcover.io.files import scratch_folder
 from landcover.model.runtimes import Precision
@@ -53,9 +53,6 @@ ETAG = "etag:"
 
 Box = tuple[float, float, float, float]
 """West, south, east, north in degrees."""
-
-_ALONE = ("jobs", "resume", "force", "mosaic", "zones", "zone_column", "zones_layer")
-"""Options of ``predict`` that do not belong to a single map."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,8 +222,8 @@ def _sha256(data: object) -> str:
 def stored_options(options: PredictOptions) -> dict[str, Any]:
     """Return the options of a prediction, those that are not the default, as plain data for JSON."""
     data = options.model_dump(mode="json", exclude_defaults=True)
-    if alone := [f"--{name.replace('_', '-')}" for name in _ALONE if name in data]:
-        raise UsageError(f"A fleet has no use for {', '.join(alone)}. Leave it out.")
+    if alone := [f"--{name.replace('_', '-')}" for name in OF_A_RUN if name in data]:
+        raise UsageError(f"A fleet does not use {', '.join(alone)}. Leave it out.")
     for name in ("min_region", "aoi"):
         if name in data:
             value = getattr(options, name)

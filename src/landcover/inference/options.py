@@ -5,6 +5,7 @@ The command line, its reference page and the identity that ``resume`` compares a
 
 import math
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -395,6 +396,20 @@ class PredictOptions(ImageryOptions):
         """
         declared = self.declared()
         return {name: getattr(self, name) for name, option in declared.items() if option.changes_map}
+
+
+OF_A_RUN = ("jobs", "resume", "force", "mosaic", "zones", "zone_column", "zones_layer")
+"""Options that belong to a run of ``predict`` and not to a map, so that plans of fleets lack them."""
+
+
+class PlanOptions(PredictOptions):
+    """The options of ``fleet plan``."""
+
+    @classmethod
+    def declared(cls) -> dict[str, Option]:
+        """Return the declarations; those of a run have no group, so that the command line lacks them."""
+        declared = super().declared()
+        return declared | {name: replace(declared[name], group=None) for name in OF_A_RUN}
 
 
 def further_rasters(options: PredictOptions) -> list[str]:

@@ -31,7 +31,7 @@ class ShippedModel:
 
 # INT8 has the plain name: predict runs on CPUs by default, where it is faster.
 SHIPPED = (
-    ShippedModel("starter", "starter-int8.onnx", "seven DeepGlobe classes; INT8, the faster one on a CPU"),
+    ShippedModel("starter", "starter-int8.onnx", "six DeepGlobe classes; INT8, the faster one on a CPU"),
     ShippedModel("starter-fp32", "starter.onnx", "the same in float32, for CUDA and as a reference"),
     ShippedModel("starter-weights", "starter.safetensors", "its weights, for train --init"),
     ShippedModel("best", "best-int8.onnx", "the same classes by a larger network: better and slower; INT8"),
