@@ -259,7 +259,7 @@ def test_status_and_failures(made, tmp_path, monkeypatch):
     assert invoke("fleet", "failed", out).stdout.count("damaged") == 3
     for number in range(3):
         store.delete(f"failed/{number}.json")
-    assert "2 of 3 maps done, 1 units failed, 2 running" in invoke("fleet", "status", out).stdout
+    assert "2 of 3 maps done, 1 unit failed, 2 running" in invoke("fleet", "status", out).stdout
     done = invoke("fleet", "failed", out)
     assert "row blocks 1 to 2, 3 attempts: why" in done.stdout
     assert "Try 1 unit again" in done.stderr

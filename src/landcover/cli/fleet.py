@@ -114,11 +114,11 @@ def fleet_run(
         chosen.close()
     put(asdict(summary), json, None, force=force)
     log.info(
-        "%d units done, %d were done before, %d failed, %d attempts repeated.",
-        summary.done,
+        "%s done, %d were done before, %d failed, %s repeated.",
+        counted(summary.done, "unit"),
         summary.kept,
         len(summary.failed),
-        summary.repeated,
+        counted(summary.repeated, "attempt"),
     )
     if summary.waiting:
         log.info("%d maps wait for blocks of other shards, or of failed units.", len(summary.waiting))
@@ -152,7 +152,7 @@ def fleet_status(plan: Planned, json: _options.Json = None, force: _options.Forc
     def show() -> None:
         left = found["minutes_left"]
         say(
-            f"{found['maps']:,} of {found['scenes']:,} maps done, {found['failed']:,} units failed, "
+            f"{found['maps']:,} of {found['scenes']:,} maps done, {counted(found['failed'], 'unit')} failed, "
             f"{found['running']:,} running in {found['runs']:,} runs."
         )
         if found["parts"]:
@@ -173,7 +173,7 @@ def fleet_failed(plan: Planned, json: _options.Json = None, force: _options.Forc
     def show() -> None:
         for record in found:
             blocks = "" if record["blocks"] is None else " row blocks {} to {}".format(*record["blocks"])
-            say(f"{record['scene']}{blocks}, {record['attempts']} attempts: {record['error']}")
+            say(f"{record['scene']}{blocks}, {counted(record['attempts'], 'attempt')}: {record['error']}")
 
     put(found, json, show, force=force)
     changed = sum(record["state"] == "changed" for record in found)
