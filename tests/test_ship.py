@@ -66,25 +66,29 @@ def world(tmp_path_factory):
 def test_the_files_are_the_run_with_temperature_scores_and_origin(tool, world, tmp_path):
     run, first, full = world / "second", world / "first", world / "full"
     parents = {model_digest(first): read_card(first)}
-    files = tool.make(run, world / "tiles", full, tmp_path / "unlabelled", tmp_path, parents)
+    files = tool.make(run, world / "tiles", full, tmp_path / "unlabelled", tmp_path, parents, 2)
     assert_same_tensors(files[".safetensors"], run / BEST_NAME)
 
     copy = Path(shutil.copy(run / BEST_NAME, tmp_path / "copy.safetensors"))
-    temperature = calibrate(copy, full, "all:all").temperature
+    temperature = calibrate(copy, full, "all:all", views=2).temperature
     card = read_card(files["-int8.onnx"])
     assert card.temperature == temperature != 1
+    assert card.views == 2
     assert card.licence == TERMS
     assert card.recipe["weights"] == WEIGHTS
     assert card.provenance["encoder_weights"] == tool.ORIGINS[WEIGHTS]
     assert [teacher["encoder_weights"] for teacher in card.teachers] == [tool.ORIGINS[WEIGHTS]]
     in_domain, held_out = card.scores
     assert (in_domain["split"], held_out["split"]) == ("folders:validation", "all:all")
-    assert in_domain["miou"] == evaluate(world / "tiles", "folders:validation", model=copy).miou
+    one_view = EvaluateOptions(views=1)
+    assert (
+        in_domain["miou"] == evaluate(world / "tiles", in_domain["split"], model=copy, options=one_view).miou
+    )
     assert held_out["miou_present"] == evaluate(full, "all:all", model=copy).miou_present
 
     (tmp_path / "parts.tsv").write_text("a\tone\nb\ttwo\n")
     other = Path(shutil.copy(run / BEST_NAME, tmp_path / "other.safetensors"))
-    calibrate(other, full, f"{tmp_path / 'parts.tsv'}:two")
+    calibrate(other, full, f"{tmp_path / 'parts.tsv'}:two", views=2)
     options = EvaluateOptions(calibration=True)
     scores = evaluate(full, f"{tmp_path / 'parts.tsv'}:one", model=other, options=options).calibration
     assert scores is not None

@@ -1,13 +1,14 @@
 """Make the files of a bundled model from a finished run on the split ``folders``.
 
-    python tools/ship.py NAME MODEL TILES FULL UNLABELLED --work runs/ship [--parent FILE ...]
+    python tools/ship.py NAME MODEL TILES FULL UNLABELLED --work runs/ship [--views N] [--parent FILE ...]
 
 MODEL is a run or checkpoint that was trained on the folder ``train`` of TILES, the 512-pixel tiles of
 DeepGlobe's training images. It and its teachers start from ImageNet weights of known origin, or from PARENTs
-that do. It is scored once on the folder ``validation``. FULL has labelled full-size images at 0.5 m of scenes
-that no tile shows: the temperature is fitted there, and the files of the package are replaced unless the
-INT8 file scores more than MAX_FALL lower there than the bundled one. INT8 is calibrated on training tiles and
-on the images of UNLABELLED, at 0.5 m per pixel; it is compared with float32 on the validation tiles and FULL.
+that do. It is scored once on the folder ``validation``, in one view. FULL has labelled full-size images at
+0.5 m of scenes that no tile shows: the temperature is fitted there, and the files of the package are replaced
+unless the INT8 file scores more than MAX_FALL lower there than the bundled one. INT8 is calibrated on
+training tiles and on the images of UNLABELLED, at 0.5 m per pixel; it is compared with float32 on the
+validation tiles and FULL.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from landcover.exporting import ExportOptions, export
 from landcover.io.files import write_text
 from landcover.model.bundled import BY_NAME, FOLDER, SHIPPED, TERMS
 from landcover.model.card import ModelCard, model_digest, read_card, read_model, resolve_model, save_model
+from landcover.values import Views
 
 ORIGINS = {
     "mobilenetv2_100_imagenet.safetensors": (
@@ -51,10 +53,17 @@ MAX_MIOU_LOSS = 0.3
 MAX_FALL = 0.005
 """Two images cannot tell smaller differences: see docs/reports/experiments.md."""
 FULL_SCORES = EvaluateOptions(calibration=True)
+ONE_VIEW = EvaluateOptions(views=1)
 
 
 def make(
-    model: Path, tiles: Path, full: Path, unlabelled: Path, work: Path, parents: Mapping[str, ModelCard]
+    model: Path,
+    tiles: Path,
+    full: Path,
+    unlabelled: Path,
+    work: Path,
+    parents: Mapping[str, ModelCard],
+    views: Views = 1,
 ) -> dict[str, Path]:
     """Make a calibrated and scored copy of a model, and its exported files, in a folder.
 
@@ -65,6 +74,7 @@ def make(
         unlabelled: Folder of other full-size images, as ``full``.
         work: Output folder.
         parents: Cards of the models that the model or its teachers were trained from, by their SHA-256.
+        views: Views that prediction averages by default; the temperature is fitted for them.
 
     Returns:
         The files by the ends of their names: ``.safetensors``, ``.onnx`` and ``-int8.onnx``.
@@ -75,11 +85,11 @@ def make(
     """
     check(read_card(model), tiles, parents)
     completed = work / "model.safetensors"
-    crossed = cross_fitted_errors(model, full, work)
+    crossed = cross_fitted_errors(model, full, work, views)
     shutil.copy(resolve_model(model), completed)
-    calibrate(completed, full, EVERYTHING)
+    calibrate(completed, full, EVERYTHING, views=views)
     scores = {
-        IN_DOMAIN: evaluate(tiles, SCORED, model=completed),
+        IN_DOMAIN: evaluate(tiles, SCORED, model=completed, options=ONE_VIEW),
         HELD_OUT: evaluate(full, EVERYTHING, model=completed, options=FULL_SCORES),
     }
     card, tensors = read_model(completed)
@@ -140,7 +150,7 @@ def _known(weights: str | None) -> str:
     return ORIGINS[weights]
 
 
-def cross_fitted_errors(model: Path, full: Path, work: Path) -> dict[str, float]:
+def cross_fitted_errors(model: Path, full: Path, work: Path, views: Views) -> dict[str, float]:
     """Return the calibration error of each image at the temperature of all others."""
     keys = [item.key for item in select(open_dataset(full), EVERYTHING)]
     errors = {}
@@ -148,7 +158,7 @@ def cross_fitted_errors(model: Path, full: Path, work: Path) -> dict[str, float]
         parts = work / f"{key}.tsv"
         write_text(parts, "".join(f"{one}\t{'measured' if one == key else 'fitted'}\n" for one in keys))
         copy = Path(shutil.copy(resolve_model(model), work / f"without-{key}.safetensors"))
-        calibrate(copy, full, f"{parts}:fitted")
+        calibrate(copy, full, f"{parts}:fitted", views=views)
         report = evaluate(full, f"{parts}:measured", model=copy, options=FULL_SCORES).calibration
         if report is None or report.ece is None:
             raise UsageError(f"{key} of {full} has no labelled pixel; expected a mask.")
@@ -163,7 +173,7 @@ def complete_card(
     parents: Mapping[str, ModelCard],
 ) -> ModelCard:
     """Return a card with scores, terms and origin, and without paths of the machine that trained it."""
-    kept = ("metric", "split", "images", "miou", "iou", "pixel_accuracy")
+    kept = ("metric", "split", "images", "views", "miou", "iou", "pixel_accuracy")
     extra = {
         IN_DOMAIN: ("miou_interval", "resampled"),
         HELD_OUT: ("miou_present",),  # an interval of two images means nothing
@@ -215,6 +225,7 @@ def main() -> None:
     for argument in ("model", "tiles", "full", "unlabelled"):
         parser.add_argument(argument, type=Path)
     parser.add_argument("--work", type=Path, required=True, help="output folder, new")
+    parser.add_argument("--views", type=int, choices=(1, 2, 3, 8), default=1, help="views of the model")
     parser.add_argument(
         "--parent", default=[], action="append", help="a model that MODEL or a teacher was trained from"
     )
@@ -223,7 +234,7 @@ def main() -> None:
         options.work.mkdir(parents=True)
         parents = {model_digest(path): read_card(path) for path in options.parent}
         inputs = options.model, options.tiles, options.full, options.unlabelled
-        files = make(*inputs, options.work, parents)
+        files = make(*inputs, options.work, parents, options.views)
         card = read_card(files["-int8.onnx"])
         print(json.dumps({"scores": card.scores, "int8": card.export["int8"]}, indent=1))
         ship(options.name, files, options.full)
