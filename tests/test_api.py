@@ -432,11 +432,11 @@ def test_a_map_of_several_views_has_the_class_of_their_probabilities(world, star
     assert not np.array_equal(odds, one.probabilities)
     chosen = np.take_along_axis(odds, three.class_map[None].astype(int), axis=0)[0]
     assert (chosen >= odds.max(axis=0) - 1e-6).all()
-    options = [lc.EvaluateOptions(views=n) for n in (None, 1, 3)]
-    default, plain, several = (lc.evaluate(world, "all:all", model=starter, options=o) for o in options)
-    assert (default.views, plain.views, several.views) == (1, 1, 3)
-    assert default == plain
-    assert not np.array_equal(plain.confusion, several.confusion)
+    options = [lc.EvaluateOptions(views=n) for n in (None, 8, 3)]
+    default, eight, several = (lc.evaluate(world, "all:all", model=starter, options=o) for o in options)
+    assert (default.views, eight.views, several.views) == (8, 8, 3)
+    assert default == eight
+    assert not np.array_equal(eight.confusion, several.confusion)
     with pytest.raises(lc.UsageError, match="--views"):
         lc.evaluate(world, "all:all", predictions=world, options=options[2])
 

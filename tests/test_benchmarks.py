@@ -82,7 +82,7 @@ def test_a_campaign_trains_scores_and_continues(data, tmp_path, monkeypatch):
     assert "| tiny - given | +0.0 | +0.0 to +0.0 |" in text
 
 
-@pytest.mark.parametrize("name", ["scenes", "scenes-best", "scenes-hour", "course"])
+@pytest.mark.parametrize("name", ["scenes", "scenes-best", "scenes-hour", "scenes-views", "course"])
 def test_the_committed_tables_are_those_of_their_counts(name, tmp_path):
     committed = ROOT / "docs" / "reports" / "results" / name
     copytree(committed, tmp_path / name)

@@ -118,19 +118,23 @@ def test_a_score_and_small_regions_are_those_of_python():
         assert np.array_equal(np.reshape(own, index.shape), remove_small_regions(index, pixels))
 
 
-@pytest.mark.parametrize("views", [1, 2, 3])
+@pytest.mark.parametrize("views", [1, 2, 3, 8])
 def test_views_are_averaged_as_in_python(views):
     image = make_scene(66, 60, 84).image
 
     def answers(image):
         return np.moveaxis(image[::4, ::4], 2, 0).astype(np.float32) / np.float32(256)
 
-    rows, cols = axis(15, 20, 20 / 15), axis(21, 28, 28 / 21)
-    seen = [
-        answers(image),
-        answers(image[:, ::-1])[..., ::-1] if views == 3 else 0,
-        upsample(answers(resample_image(image, (80, 112))), rows, cols) if views > 1 else 0,
-    ]
+    def oriented(image, turns):
+        return [np.rot90(answers(np.rot90(image, turn)), -turn, axes=(1, 2)) for turn in range(turns)]
+
+    turns = 4 if views == 8 else 1
+    seen = oriented(image, turns)
+    if views in (3, 8):
+        seen += [answer[..., ::-1] for answer in oriented(image[:, ::-1], turns)]
+    if views in (2, 3):
+        rows, cols = axis(15, 20, 20 / 15), axis(21, 28, 28 / 21)
+        seen.append(upsample(answers(resample_image(image, (80, 112))), rows, cols))
     (own,) = twins(("views", image.ravel(), 60, 84, 4, views))
     assert np.array_equal(np.float32(own).reshape(3, 15, 21), sum(seen) / np.float32(views))
 

@@ -143,7 +143,8 @@ function windowImage(row: WindowRow, left: number, width: number): Uint8Array {
 /**
  * Return the mean of the probabilities of some views of an image, float32 (classes, rows, columns) on the logit grid.
  *
- * @param views 1: the image; 2: also enlarged 1.35 times; 3: also mirrored from left to right.
+ * @param views 1: the image; 2: also enlarged 1.35 times; 3: also mirrored from left to right; 8: the four rotations
+ *   of the image and of its mirror image.
  */
 export async function classify(
   network: Network,
@@ -153,20 +154,46 @@ export async function classify(
   stride: number,
   views: number,
 ): Promise<Float32Array> {
-  const mean = await run(network, image, height, width, stride);
-  const add = (answer: Float32Array): void => answer.forEach((value, i) => (mean[i] += value));
   const [rows, cols] = [height / stride, width / stride];
-  if (views === 3) add(flipped(await run(network, flipped(image, width, 3), height, width, stride), cols, 1));
-  if (views > 1) {
+  const answers: Float32Array[] = [];
+  const turns = views === 8 ? 4 : 1;
+  for (const mirror of views === 3 || views === 8 ? [false, true] : [false]) {
+    let oriented = mirror ? flipped(image, width, 3) : image;
+    for (let turn = 0; turn < turns; turn++) {
+      const [high, wide] = turn % 2 ? [width, height] : [height, width];
+      let answer = await run(network, oriented, high, wide, stride);
+      for (let back = turn; back % 4; back++) {
+        answer = back % 2 ? turned(answer, cols, rows, 1) : turned(answer, rows, cols, 1);
+      }
+      answers.push(mirror ? flipped(answer, cols, 1) : answer);
+      if (turn + 1 < turns) oriented = turned(oriented, high, wide, 3);
+    }
+  }
+  if (views === 2 || views === 3) {
     // A side of n cells becomes one of 1.35 n, rounded, so that both grids cover the same ground.
     const [down, across] = [rows, cols].map((n) => Math.floor((27 * n + 10) / 20));
     const size = { height: down * stride, width: across * stride };
     const larger = resampleRows(image, 0, 0, size.height, { height, width }, size);
     const answer = await run(network, larger, size.height, size.width, stride);
-    add(upsample(answer, down, across, axis(rows, down, down / rows), axis(cols, across, across / cols)));
-    for (let i = 0; i < mean.length; i++) mean[i] /= views;
+    answers.push(upsample(answer, down, across, axis(rows, down, down / rows), axis(cols, across, across / cols)));
   }
+  const [mean, ...others] = answers;
+  for (const answer of others) answer.forEach((value, i) => (mean[i] += value));
+  if (views > 1) for (let i = 0; i < mean.length; i++) mean[i] /= views;
   return mean;
+}
+
+/** Return planes of `height` x `width` pixels, of some values each, turned a quarter to the left. */
+function turned<T extends Uint8Array | Float32Array>(planes: T, height: number, width: number, bands: number): T {
+  const out = planes.slice() as T;
+  const plane = height * width * bands;
+  for (let at = 0; at < planes.length; at++) {
+    const start = at - (at % plane);
+    const pixel = Math.floor((at - start) / bands);
+    const [row, col] = [Math.floor(pixel / height), pixel % height];
+    out[at] = planes[start + (col * width + width - 1 - row) * bands + (at % bands)];
+  }
+  return out;
 }
 
 /** Return lines of `width` pixels, of some values each, from right to left. */

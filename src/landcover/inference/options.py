@@ -370,7 +370,7 @@ class PredictOptions(ImageryOptions):
 
         Example:
             >>> lc.PredictOptions().for_model(lc.open_model("starter").card).views
-            1
+            8
         """
         bands, scaling = card.preprocessing.reading
         names = card.preprocessing.bands

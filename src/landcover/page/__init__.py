@@ -29,9 +29,6 @@ FOLDER = Path(__file__).parent
 RUNTIME = FOLDER / "runtime.json"
 """Package, version, licence and SHA-256 of the runtime (``ort-wasm-simd-threaded.wasm.gz``)."""
 
-VIEWS = (1, 2, 3)
-"""Numbers of views that the page averages, by ``classify`` of page/src/engine/engine.ts."""
-
 _SAMPLE_SEED, _SAMPLE_PX = 7, 1536
 _HEADERS = {
     "Content-Type": "text/html; charset=utf-8",
@@ -67,11 +64,6 @@ def build_page(model: str | Path = "starter") -> str:
             f"{file} is not an exported model. The page needs .onnx: run landcover export first."
         )
     card = open_model(file).card  # refuses what would fail in the browser
-    if card.views not in VIEWS:
-        raise ModelError(
-            f"The card of {file} sets {card.views} views; the page computes {', '.join(map(str, VIEWS))}. "
-            "Export the model with another --views, and its temperature fitted for that."
-        )
     if card.preprocessing.channels != 3:
         raise ModelError(
             f"{file} takes {card.preprocessing.channels} bands ({', '.join(card.preprocessing.bands)}); the "
