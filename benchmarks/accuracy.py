@@ -330,7 +330,7 @@ def markdown(protocol: Protocol, results: Mapping[Trial, Result]) -> str:
     models = {trial.model: models[trial.model] for trial in results}
     several = len(protocol.folds) > 1
     rules = "; ".join(f"{name}: {next(iter(of.values())).about['rule']}" for name, of in models.items())
-    views = any("views" in of.about["settings"] for of in results.values())
+    views = any("views" in of.about.get("settings", ()) for of in results.values())
     augmentation = "views as named below" if views else "no test-time augmentation"
     blocks = [
         f"{protocol.about} Metric `{metric}`, mIoU over the scored classes, in %, {augmentation}; "
