@@ -166,11 +166,13 @@ class CacheDataset(Dataset):
     def fingerprint(self, item: Item) -> Fingerprint:
         """Return the fingerprints of the index; for a cache of 0.1 the pixels are hashed."""
         entry = self._entries[item.key]
-        pixels = entry.pixels_hash
-        return Fingerprint(
-            bytes.fromhex(entry.image.sha256)[:FINGERPRINT_BYTES],
-            hash_pixels(self.read_image(item)) if pixels is None else bytes.fromhex(pixels),
-        )
+        if (item.key,) not in self._hashed:
+            pixels = entry.pixels_hash
+            self._hashed[(item.key,)] = Fingerprint(
+                bytes.fromhex(entry.image.sha256)[:FINGERPRINT_BYTES],
+                hash_pixels(self.read_image(item)) if pixels is None else bytes.fromhex(pixels),
+            )
+        return self._hashed[(item.key,)]
 
     def labels(self, item: Item, valid: Valid = "decode") -> Mask:
         """Copy a whole mask, which is nodata where there is no imagery, with its count of the index."""

@@ -77,6 +77,9 @@ class Dataset(ABC):
     scenes: Mapping[str, SceneTile] | None
     scene_table: str | None
     reading: Reading
+    _hashed: dict[tuple[object, ...], Fingerprint] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def by_source(self, items: Sequence[Item]) -> "list[tuple[Dataset, list[Item]]]":
         """Return the items with the data set that they are from: more than one for combined data."""
@@ -162,6 +165,8 @@ class Dataset(ABC):
     @abstractmethod
     def fingerprint(self, item: Item) -> Fingerprint:
         """Return the fingerprints of an item's file and pixels; see :mod:`landcover.data.fingerprints`.
+
+        An image is hashed once, and again if its file has changed; files beside it do not count.
 
         Raises:
             DataError: If the image cannot be read.

@@ -80,7 +80,7 @@ class FolderDataset(Dataset):
         return header.place.size if header and header.place else image_size(item.image)
 
     def georeference(self, item: Item) -> Georeference | None:
-        """Return CRS and transform from the header of the image file, or None."""
+        """Return size, CRS and transform from the header of the image file, or None."""
         header = self.headers.get(item.key)
         return None if header is None else header.georeference
 
@@ -103,20 +103,16 @@ class FolderDataset(Dataset):
         return open_scene(item.image, **self.reading._replace(strict=True, colour_fill=False)._asdict())
 
     def fingerprint(self, item: Item) -> Fingerprint:
-        """Hash the image file, and its pixels once they are decoded; again if the file has changed."""
+        """Hash the image file, and its pixels once they are decoded."""
         try:
             status = item.image.stat()
         except OSError as error:
             raise DataError(f"{item.image} cannot be read: {error.strerror}.") from error
-        version = item.key, status.st_size, status.st_mtime_ns
-        if version not in self._fingerprints:
+        version = item.key, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+        if version not in self._hashed:
             image, _ = self.read_imagery(item)
-            self._fingerprints[version] = Fingerprint(hash_file(item.image), hash_pixels(image))
-        return self._fingerprints[version]
-
-    @cached_property
-    def _fingerprints(self) -> dict[tuple[str, int, int], Fingerprint]:
-        return {}
+            self._hashed[version] = Fingerprint(hash_file(item.image), hash_pixels(image))
+        return self._hashed[version]
 
     def labels(self, item: Item, valid: Valid = "decode") -> Mask:
         """Decode a mask, and then the image where its header or its edges say that it may lack imagery."""
@@ -321,9 +317,9 @@ def open_folder(path: Path, **options: Unpack[DataOptions]) -> FolderDataset:
 def _raster_gsd(found: Discovery, headers: Mapping[str, Header]) -> float | None:
     """Return the GSD of georeferenced images, None if there are none; refuse different ones."""
     known = {
-        item.image: header.gsd
+        item.image: gsd
         for item in found.items
-        if (header := headers.get(item.key)) is not None and header.gsd is not None
+        if (header := headers.get(item.key)) is not None and (gsd := header.gsd) is not None
     }
     if not known:
         return None

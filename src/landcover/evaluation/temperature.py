@@ -118,6 +118,7 @@ def calibrate(
             f"{file} was trained on other tiles of the scenes of {overlap.same_scene} of the {len(items)} "
             f"images of {split} (for example {overlap.example}); the temperature may be too low."
         )
+    used = image_set(dataset, items)
     dataset.known_gsd("the model")
     runtime = open_model(file, device=device, runtime="torch")
     views = check_views(views) or card.views
@@ -149,7 +150,7 @@ def calibrate(
             f"{file} changed during calibration; its training may still be running. Run calibrate again "
             "afterwards."
         )
-    return _write(file, card, tensors, temperature, record, image_set(dataset, items), warnings)
+    return _write(file, card, tensors, temperature, record, used, warnings)
 
 
 def calibrate_like(run: str | Path, other: str | Path, *, force: bool = False) -> CalibrationReport:
