@@ -154,6 +154,14 @@ def test_the_scale_is_never_guessed_silently(tmp_path):
     assert scales(gsd=0.25) == [(0.25, "option")] * 2
 
 
+def test_the_scale_of_a_raster_is_not_that_of_a_picture_beside_it(tmp_path):
+    save_geotiff(tmp_path / "in/raster.tif")
+    plain = save(tmp_path / "in/plain.png")
+    assert [one.scale for one in run([plain], tmp_path / "out").maps] == [(1.0, "assumed")]
+    with pytest.raises(UsageError, match=plain.name):
+        run([tmp_path / "in"], tmp_path / "out", gsd=None)
+
+
 def test_a_recognised_layout_tells_the_scale(tmp_path):
     index = np.zeros((512, 512), np.uint8)
     save(tmp_path / "tiles/train/0000_sat.jpg", index)
@@ -263,6 +271,16 @@ def test_the_command_prints_areas_and_writes_json(tmp_path, model):
     assert content["model_sha256"] == hashlib.sha256(b"weights").hexdigest()
     assert content["maps"][0]["map"] == str(out / "1_mask.png")
     assert sum(entry["pixels"] for entry in content["classes"]) == TRUTH.size
+
+
+def test_a_png_map_that_is_kept_has_the_areas_of_its_scene(tmp_path, model):
+    scene = save_geotiff(tmp_path / "scene.tif")
+    words = ("predict", scene, "--model", model, "--out", tmp_path / "out", "--map-format", "png", "--gsd", 1)
+    invoke(*words, "--csv", tmp_path / "made.csv")
+    invoke(*words, "--csv", tmp_path / "kept.csv", "--resume")
+    made, kept = (list(csv.DictReader((tmp_path / f"{name}.csv").open())) for name in ("made", "kept"))
+    assert kept == made
+    assert sum(float(row["square_metres"]) for row in made) == pytest.approx(TRUTH.size / 4, rel=0.01)
 
 
 def test_no_cell_of_the_areas_is_a_formula(tmp_path, model, monkeypatch):

@@ -118,6 +118,13 @@ def test_long_edges_stay_where_they_are_on_the_ground(source, target):
     assert metres * shapely.distance(moved.exterior, shapely.points(*oracle)).max() < 0.05
 
 
+@pytest.mark.parametrize("crs", ["+proj=longlat +R=1737400 +no_defs", 'LOCAL_CS["site",UNIT["metre",1]]'])
+def test_a_system_that_no_transformation_leads_to_is_named(crs):
+    box = np.array([shapely.box(1, 1, 2, 2)], object)
+    with pytest.raises(DataError, match=r"cannot be transformed|not tied"):
+        reproject(box, UTM, CRS.from_user_input(crs))
+
+
 def test_shared_borders_are_shared_after_reprojection():
     tiles = shapely.box(np.array([0.0, 30_000]), 400_000, np.array([30_000.0, 60_000]), 430_000)
     moved = reproject(tiles, DUTCH, WGS84)

@@ -54,6 +54,7 @@ from landcover.model.card import model_digest, read_card
 from landcover.model.runtimes import Precision, Runtime, open_model
 from landcover.ood.profile import OodReport
 from landcover.progress import track
+from landcover.raster.georeference import Georeference
 from landcover.raster.mapfiles import open_map_file, read_map_tags
 from landcover.raster.mosaic import repeated_rows
 from landcover.raster.zonal import ClassArea, ClassAreas
@@ -528,6 +529,9 @@ def read_kept(task: Task, options: PredictOptions, tags: Mapping[str, str], lege
                 raise _made_otherwise(task, ["LANDCOVER_GSD"])
             scale = Scale(float(match[1]), cast(GsdSource, match[2]))
             place = opened.place
+            if (known := task.place) and known.georeference and not place.georeference and place.transform:
+                # A world file has no CRS: it is that of the scene.
+                place = Georeference(*place.size, place.transform, known.georeference.crs)
             areas = ClassAreas(legend, pixel_areas(place, scale))
             if options.zones is not None and place.georeference is not None:
                 areas.add_zones(options.zones, options.zone_column, place.georeference, options.zones_layer)

@@ -382,9 +382,10 @@ def _layout_gsd(folder: Path) -> float | None:
     from landcover.data import open_dataset  # costs start-up time, and most runs do without
 
     try:
-        return open_dataset(folder).gsd
+        dataset = open_dataset(folder)
     except DataError:
         return None
+    return None if dataset.gsd_from_raster else dataset.gsd  # that of rasters is no other image's
 
 
 @dataclass(frozen=True, slots=True)

@@ -266,14 +266,14 @@ def reproject(geometries: Geometries, source: CRS, target: CRS) -> Geometries:
             part[:] = np.transpose(transform(source, target, part[:, 0], part[:, 1]))
     except (RasterioError, CPLE_BaseError) as error:
         places[:], reason = np.nan, str(error).rstrip(".")
-    moved: Geometries = shapely.set_coordinates(dense, places)
-    if target.is_geographic and len(places) and np.ptp(places[:, 0]) > _turn(target) / 2:
-        rings = shapely.get_parts(dense, return_index=True)[0]
-        first = np.cumsum([0, *shapely.get_num_coordinates(rings)[:-1]])
-        counts = shapely.get_num_coordinates(rings)
-        places[:, 0] -= _whole_turns(places[:, 0] - np.repeat(places[first, 0], counts), _turn(target))
-        moved = shapely.set_coordinates(dense, places)
     if np.isfinite(places).all():
+        moved: Geometries = shapely.set_coordinates(dense, places)
+        if target.is_geographic and len(places) and np.ptp(places[:, 0]) > _turn(target) / 2:
+            rings = shapely.get_parts(dense, return_index=True)[0]
+            first = np.cumsum([0, *shapely.get_num_coordinates(rings)[:-1]])
+            counts = shapely.get_num_coordinates(rings)
+            places[:, 0] -= _whole_turns(places[:, 0] - np.repeat(places[first, 0], counts), _turn(target))
+            moved = shapely.set_coordinates(dense, places)
         # A polygon that crosses itself by more than rounding, as the world does in a UTM zone, has no inside.
         crossing = moved[~shapely.is_valid(moved)]
         areas, mended = shapely.area(crossing), shapely.area(shapely.make_valid(crossing))

@@ -16,7 +16,7 @@ from landcover.io import MaskFormat, read_mask, write_mask
 from landcover.io.files import write_text
 from landcover.legend import Legend
 from landcover.raster.classmap import carried_legend, open_class_map
-from landcover.raster.georeference import Place
+from landcover.raster.georeference import Place, place_of
 from landcover.raster.writing import Rows, write_map
 
 
@@ -124,7 +124,7 @@ def open_map_file(path: Path, legend: Legend) -> Iterator[MapReader]:
     if path.suffix == MAP_FORMATS["png"].suffix:
         try:
             with open_raster(path) as source:
-                tags, place = source.tags(), Place(*source.shape)
+                tags, place = source.tags(), place_of(source)[0]
         except (RasterioError, ImageError) as error:
             raise MaskError(f"{path} cannot be read as a map: {error}.") from error
         yield MapReader(place, tags, ((0, read_mask(file, legend).index) for file in [path]))
