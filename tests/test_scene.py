@@ -505,6 +505,39 @@ def test_maps_that_are_there_are_kept_and_counted(tmp_path):
     assert again.kept[0].damaged == first.maps[0].damaged
 
 
+@pytest.mark.parametrize("part", [{}, {"bbox": (5e5, 5.7e6 - 90, 5e5 + 60, 5.7e6)}])
+def test_a_png_that_is_kept_has_its_areas_and_zones(tmp_path, part):
+    """A PNG says nothing of its CRS; --gsd differs here from the georeference, which areas come from."""
+    pytest.importorskip("pyogrio")
+    zones = save_polygons(tmp_path / "z.geojson", {"left": square(0, 0, 100)})
+    path, options = save(tmp_path / "a.tif"), {"map_format": "png", "gsd": 3.0, "zones": zones, **part}
+    first = run_file(path, tmp_path / "out", **options)
+    again = run_file(path, tmp_path / "out", **options, resume=True)
+    assert again.kept
+    assert list(again.area_rows()) == list(first.area_rows())
+    assert again.areas == first.areas
+
+
+@pytest.mark.parametrize(
+    ("crs", "map_format", "reason"),
+    [
+        ("EPSG:32631", "png", "A PNG map has no CRS"),
+        ('LOCAL_CS["Site grid",UNIT["metre",1]]', "tif", "No transformation leads from the CRS"),
+        ("+proj=longlat +a=1737400 +b=1737400 +no_defs", "tif", "No transformation leads from the CRS"),
+    ],
+)
+def test_polygons_that_could_not_be_written_are_refused_before_the_map(tmp_path, crs, map_format, reason):
+    pytest.importorskip("pyogrio")
+    place = {"transform": Affine(1e-5, 0, 10, 0, -1e-5, 10)} if "longlat" in crs else {}
+    path = save(tmp_path / "a.tif", crs=crs, **place)
+    options = {"vector": "geojson", "map_format": map_format, "gsd": 1.0}
+    failed = run(path, tmp_path / "out", **options).failed
+    assert re.search(reason, failed[str(path)])
+    assert "--vector gpkg" in failed[str(path)]
+    assert not list((tmp_path / "out").glob("a_mask*"))
+    assert run(path, tmp_path / "out", **options | {"vector": "gpkg"}).complete
+
+
 def test_a_limit_on_pixels_changes_no_map(tmp_path):
     path, out = save(tmp_path / "a.tif"), tmp_path / "out"
     run_file(path, out)

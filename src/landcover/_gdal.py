@@ -27,9 +27,10 @@ try:
     from rasterio._env import get_gdal_config as get_gdal_config
     from rasterio._env import set_gdal_config as set_gdal_config  # rasterio.Env would put back others' values
     from rasterio._err import CPLE_BaseError as CPLE_BaseError
+    from rasterio._err import CPLE_NotSupportedError as CPLE_NotSupportedError
     from rasterio._err import CPLE_OpenFailedError as CPLE_OpenFailedError
 except ImportError:  # a later rasterio: its public errors are raised alone
-    CPLE_BaseError = CPLE_OpenFailedError = RasterioError
+    CPLE_BaseError = CPLE_NotSupportedError = CPLE_OpenFailedError = RasterioError
 
     def get_gdal_config(key: str) -> Any:
         """Return a setting of GDAL's that a ``rasterio.Env`` made."""

@@ -404,11 +404,18 @@ def _check_products(task: Task, imagery: Imagery, options: PredictOptions) -> No
             f"{task.map} would have {height} x {width} pixels; a PNG cannot be written in parts. "
             "Pass --map-format tif or cog."
         )
-    if imagery.place.georeference is None and options.vector == "geojson":
-        raise UsageError(
-            f"{task.name} is not georeferenced, and GeoJSON is in longitude and latitude. Pass --vector gpkg."
-        )
-    if imagery.place.georeference is None and options.zones is not None:
+    georeference = imagery.place.georeference
+    if options.vector == "geojson":
+        missing = None
+        if georeference is None:
+            missing = f"{task.name} is not georeferenced"
+        elif not is_geotiff:
+            missing = "A PNG map has no CRS"
+        elif not georeference.is_on_earth:
+            missing = f"No transformation leads from the CRS of {task.name} to the Earth"
+        if missing:
+            raise UsageError(f"{missing}, and GeoJSON is in longitude and latitude. Pass --vector gpkg.")
+    if georeference is None and options.zones is not None:
         raise UsageError(
             f"{task.name} is not georeferenced; the polygons of {options.zones} cannot be used with it."
         )

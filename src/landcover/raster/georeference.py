@@ -14,7 +14,7 @@ from rasterio.io import DatasetReader
 from rasterio.transform import from_gcps
 from rasterio.warp import transform
 
-from landcover._gdal import CPLE_BaseError, open_raster
+from landcover._gdal import CPLE_BaseError, CPLE_NotSupportedError, open_raster
 from landcover._typing import Float64Array
 from landcover.errors import ImageError, foreign_reason
 from landcover.windows import Window
@@ -103,6 +103,18 @@ class Georeference(Place):
         """Return left, bottom, right and top."""
         x, y = self.corners().T
         return float(x.min()), float(y.min()), float(x.max()), float(y.max())
+
+    @property
+    def is_on_earth(self) -> bool:
+        """Whether a transformation leads to longitude and latitude; none does from a site's own grid."""
+        x, y = self.points(np.array([self.width / 2]), np.array([self.height / 2]))
+        try:
+            transform(self.crs, CRS.from_epsg(4326), x, y)
+        except CPLE_NotSupportedError:
+            return False
+        except (RasterioError, CPLE_BaseError):  # there is one, and the point is outside its domain
+            return True
+        return True
 
     @property
     def middle_longitude(self) -> float | None:
