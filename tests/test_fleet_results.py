@@ -173,6 +173,15 @@ def test_a_plan_that_is_not_finished_or_not_placed_is_not_merged(made, tmp_path)
     assert not (tmp_path / "all.tif").exists()
 
 
+def test_maps_without_a_place_are_left_out_with_a_warning(tmp_path, caplog):
+    save_raster(tmp_path / "in/a.tif", photo(40, 40), **HALF)
+    save_raster(tmp_path / "in/p.tif", photo(40, 40))
+    make_plan([tmp_path / "in"], MODEL, str(tmp_path / "out"), OPTIONS)
+    run(tmp_path / "out")
+    merge(open_store(tmp_path / "out"), tmp_path / "all.tif")
+    assert "lack 1 of 2 maps, which are not georeferenced (for example maps/p_mask.png)" in caplog.text
+
+
 def test_verify_finds_every_damage(made, tmp_path):
     out = shutil.copytree(made, tmp_path / "out")
     invoke("fleet", "verify", out)

@@ -153,7 +153,7 @@ def merge(
     file of its polygons. The mosaic has the CRS and the pixels of the first map; others are resampled by the
     nearest pixel. Ground of several maps belongs to the first that has data there, in the order of the plan
     (the rule of :mod:`landcover.raster.mosaic`), in the mosaic, its polygons and its areas. Maps without
-    georeference are left out, and so are, with a warning, those of scenes that were given up.
+    georeference and those of scenes that were given up are left out, with a warning.
 
     Raises:
         DataError: If no map is georeferenced, one is not published, they are too far apart, or, for ``.vrt``,
@@ -169,13 +169,14 @@ def merge(
     for path in filter(None, (out, vector)):
         check_output(path, force=force)
     given_up = {record["output"] for record in failures(store)}
-    left_out, files = [], []
+    left_out, unplaced, files = [], [], []
     with ExitStack() as stack:
         for _, unit, _ in read_units(store, plan):
             if unit.blocks is not None:
                 continue
             if unit.bbox is None and (unit.size is not None or store.exists(unit.item)):
-                continue  # without a place; that of a scene that could not be read is unknown
+                unplaced.append(unit.output)  # the place of a scene that could not be read is unknown
+                continue
             if unit.output in given_up and not store.exists(unit.item):
                 left_out.append(unit.output)
                 _log.warning(
@@ -190,6 +191,11 @@ def merge(
                 raise DataError(f"{error} {first}: landcover fleet run {store.root}") from error
         if not files:
             raise DataError(f"{store.root} has no georeferenced map to merge.")
+        if unplaced:
+            _log.warning(
+                "The mosaic and its areas lack %d of %d maps, which are not georeferenced (for example %s).",
+                *(len(unplaced), len(unplaced) + len(left_out) + len(files), unplaced[0]),
+            )
         legend, place, pieces = _mosaic(files)
         areas = ClassAreas(legend, place.row_areas())
 
