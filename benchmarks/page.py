@@ -246,7 +246,7 @@ def renderer() -> Path:
 def peak(process: Path) -> float:
     """Return the peak of resident memory of a process so far, in MB."""
     lines = (process / "status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1e3 for line in lines if line.startswith("VmHWM:"))
+    return next((int(line.split()[1]) / 1e3 for line in lines if line.startswith("VmHWM:")), 0.0)
 
 
 class Sampler(threading.Thread):

@@ -135,7 +135,7 @@ def test_only_who_asks_for_a_place_is_told_that_there_is_none(tmp_path):
     with open_class_map(path, DEEPGLOBE) as source:
         assert source.place.georeference is None
         with pytest.raises(MaskError, match=r"is not georeferenced: it has no position.*gdal_edit"):
-            _ = source.georeference
+            _ = source.required_georeference
     with rasterio.open(path, "r+") as target:
         corners = [(0, 0), (0, 4)]
         target.gcps = [GroundControlPoint(row, col, col, row) for row, col in corners], PLACE.crs
@@ -143,7 +143,7 @@ def test_only_who_asks_for_a_place_is_told_that_there_is_none(tmp_path):
         open_class_map(path, DEEPGLOBE) as source,
         pytest.raises(MaskError, match="it has 2 ground control points"),
     ):
-        _ = source.georeference
+        _ = source.required_georeference
 
 
 @settings(max_examples=50)

@@ -171,7 +171,7 @@ def assess(
     if is_raster and options != TruthOptions():
         raise UsageError(f"--column, --layer and --truth-crs are for vector files; {truth} is a raster.")
     with open_class_map(map_path, map_legend, legend, DEEPGLOBE) as mapped:
-        place, legend = mapped.georeference, mapped.legend
+        place, legend = mapped.required_georeference, mapped.legend
         tally = Tally(ConfusionMatrix(legend))
         areas = ClassAreas(legend, place.row_areas())
 
@@ -363,7 +363,7 @@ def count_raster(mapped: ClassMap, truth: ClassMap, tally: Tally) -> None:
     Only the part of the raster that may overlap the map is read, by tiles of 1024 pixels. Raises DataError if
     the map's outline cannot be projected into the raster's CRS, MaskError if either is damaged.
     """
-    own, place = mapped.georeference, truth.georeference
+    own, place = mapped.required_georeference, truth.required_georeference
     outline = np.array([shapely.Polygon(own.corners())], object)
     cols, rows = _pixels(reproject(outline, own.crs, place.crs), place)
     # One pixel of margin: projected edges are curved between their vertices.

@@ -68,7 +68,7 @@ def sample(
         raise UsageError(f"The seed is {seed}; expected 0 or more.")
     check_output(out, force=force)
     with open_class_map(Path(map_path), legend, default=DEEPGLOBE) as mapped:
-        place, legend = mapped.georeference, mapped.legend
+        place, legend = mapped.required_georeference, mapped.legend
         areas = ClassAreas(legend, None)
         for window in track(mapped.strips(), f"Counting {mapped.path.name}"):
             areas.add(window.row, mapped.read(window))

@@ -230,7 +230,7 @@ def _mosaic(files: list[Path]) -> tuple[Legend, Georeference, list[Piece]]:
     for path in files:
         try:
             with open_class_map(path, legend) as opened:
-                own = opened.georeference
+                own = opened.required_georeference
                 legend, first = legend or opened.legend, first or own
                 box = own.extent()
                 if own.crs != first.crs:
@@ -280,7 +280,7 @@ def _vrt(pieces: Sequence[Piece], place: Georeference, folder: Path) -> str:
                 for value in range(NODATA + 1):
                     rgba = colours.get(value, (0, 0, 0, 255))
                     SubElement(table, "Entry", {f"c{n}": str(v) for n, v in enumerate(rgba, 1)})
-            expected, found = place.part(window), opened.georeference
+            expected, found = place.part(window), opened.required_georeference
             pixel = abs(expected.transform.a) + abs(expected.transform.b)
             differences = np.subtract(expected.transform[:6], found.transform[:6])
             if found.crs != place.crs or np.abs(differences).max() > pixel / 100:

@@ -141,7 +141,9 @@ def clean(
                         yield after
 
                 values = decide(blocks(), width, least, strict=size.strict)
-                write_map(task.target, cleaned(values), source.georeference, own, tags=tags, force=force)
+                write_map(
+                    task.target, cleaned(values), source.required_georeference, own, tags=tags, force=force
+                )
             else:
                 index = remove_small_regions(mask.index, least, strict=size.strict)
                 changed = int(np.count_nonzero(index != mask.index))

@@ -46,7 +46,7 @@ class ClassMap:
     nodata: int
 
     @property
-    def georeference(self) -> Georeference:
+    def required_georeference(self) -> Georeference:
         """The place; a MaskError if the file is not georeferenced."""
         if self.place.georeference is None:
             raise MaskError(
