@@ -103,6 +103,7 @@ def test_the_committed_tables_are_those_of_their_counts(name, tmp_path):
             "--data DATA --fit starter folders:validation --test starter folders:train",
             "a temperature for each predicted class: ECE",
         ),
+        ("views", "DATA/train/scene0000_sat.jpg --gsd 1 --repeats 1", "starter, views 8"),
         ("windows", f"{HELD_OUT} --windows 64,16 --scales 2 --model {MODEL}", "2 m: declared"),
         (
             "ood",

@@ -206,11 +206,13 @@ def fleet_verify(plan: Planned, json: _options.Json = None, force: _options.Forc
 
     put(asdict(found), json, show, force=force)
     faults = len(found.missing) + len(found.damaged) + len(found.orphans)
-    log.info("%d maps, %d files, %d bytes compared: %d faults.", found.maps, found.files, found.size, faults)
+    compared = [counted(found.maps, "map"), counted(found.files, "file"), counted(found.size, "byte")]
+    log.info("%s compared: %s.", ", ".join(compared), counted(faults, "fault"))
     if faults:
         log.warning(
             "To make a map, delete its receipt, such as maps/NAME_mask.tif.json, if there is one, then: "
-            "landcover fleet run %s",
+            "landcover fleet run %s. Of units that were given up: landcover fleet failed %s",
+            plan,
             plan,
         )
         raise typer.Exit(1)

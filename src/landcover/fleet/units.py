@@ -117,7 +117,7 @@ class Unit:
         return min(1.0, self.pixels / math.prod(self.size)) if self.size else 1.0
 
     def task(self, folder: Path) -> Task:
-        """Return the work of ``predict``, with the map in a folder here."""
+        """Return the work of ``predict``, with the map in a folder here; its place lacks the scene's CRS."""
         transform = None if self.transform is None else Affine(*self.transform)
         is_file = not (is_address(self.scene) or subdataset_file(self.scene))
         return Task(
