@@ -39,7 +39,12 @@ def find_neighbours(places: Mapping[str, Georeference]) -> list[Neighbours]:
     keys = sorted(places)
     if len(keys) < 2:
         return []
-    corners, pixels = _footprints([places[key] for key in keys])
+    own = [places[key] for key in keys]
+    corners = np.stack([place.corners() for place in own])  # float64 (N, 4, 2), in one CRS
+    if len({place.crs for place in own}) > 1:
+        for points, place in zip(corners, own, strict=True):
+            points[:] = np.transpose(transform(place.crs, CRS.from_epsg(4326), *points.T.tolist()))
+    pixels = np.hypot(*(corners[:, 1] - corners[:, 0]).T) / np.array([place.width for place in own])
     low, high = corners.min(axis=1), corners.max(axis=1)
     order = np.argsort(low[:, 0], kind="stable")
     starts = low[order, 0]
@@ -104,16 +109,6 @@ def _positions(places: Mapping[str, Georeference]) -> dict[str, tuple[int, int] 
         return dict.fromkeys(places, (None, None))
     top, left = (min(step[axis] for step in steps.values()) for axis in (0, 1))
     return {key: (row - top, col - left) for key, (row, col) in steps.items()}
-
-
-def _footprints(places: Sequence[Georeference]) -> tuple[Float64Array, Float64Array]:
-    """Return corners of images, float64 (N, 4, 2), and length of a pixel, float64 (N,), in one CRS."""
-    corners = np.stack([place.corners() for place in places])
-    if len({place.crs for place in places}) > 1:
-        for own, place in zip(corners, places, strict=True):
-            own[:] = np.transpose(transform(place.crs, CRS.from_epsg(4326), *own.T.tolist()))
-    widths = np.array([place.width for place in places])
-    return corners, np.hypot(*(corners[:, 1] - corners[:, 0]).T) / widths
 
 
 def _gaps(one: Float64Array, others: Float64Array) -> Float64Array:
