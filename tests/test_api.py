@@ -323,6 +323,12 @@ def test_data_arrays_that_are_refused(model):
     uneven, nowhere = georeferenced(60, 80), georeferenced(60, 80)
     uneven["x"][1][3] += 0.2
     nowhere["spatial_ref"][2]["crs_wkt"] = "nonsense"
+    flat, swapped, geocentric = (georeferenced(60, 80) for _ in range(3))
+    flat["x"][1][:] = 700_000
+    swapped["y"] = ("y", 170 - 1e-5 * np.arange(60), {})
+    swapped["x"] = ("x", 10 + 1e-5 * np.arange(80), {})
+    swapped["spatial_ref"][2]["crs_wkt"] = CRS.from_epsg(4326).to_wkt()
+    geocentric["spatial_ref"][2]["crs_wkt"] = CRS.from_epsg(4978).to_wkt()
     dims = ("y", "x", "band")
     for array, what in (
         (data_array(image.astype(np.uint16), dims), "uint16"),
@@ -330,6 +336,9 @@ def test_data_arrays_that_are_refused(model):
         (data_array(image[..., 0], dims[:2]), "y, x"),
         (data_array(image, dims, uneven), "evenly"),
         (data_array(image, dims, nowhere), "CRS"),
+        (data_array(image, dims, flat), "no area"),
+        (data_array(image, dims, swapped), "latitudes reach 170"),
+        (data_array(image, dims, geocentric), "geocentric"),
     ):
         with pytest.raises(lc.UsageError, match=what):
             model.predict(array, gsd=0.5)

@@ -43,6 +43,7 @@ from landcover.model.runtimes import open_model as open_runtime
 from landcover.progress import track
 from landcover.raster import Georeference, Place, style_files, write_style
 from landcover.raster.classmap import ClassMap, open_class_map
+from landcover.raster.georeference import checked_georeference
 from landcover.raster.mapfiles import write_world_file
 from landcover.scale import FromModel, Scale, check_gsd
 from landcover.windows import Window
@@ -567,7 +568,10 @@ def _read_array(array: DataArray, names: Sequence[str]) -> tuple[UInt8Array, Geo
     except CRSError as error:
         raise UsageError(f"The CRS of the DataArray cannot be read: {error}.") from error
     transform = Affine(steps[0], 0, corner[0], 0, steps[1], corner[1])
-    return image, Georeference(image.shape[0], image.shape[1], transform, crs)
+    place = checked_georeference(image.shape[0], image.shape[1], transform, crs)
+    if isinstance(place, str):
+        raise UsageError(f"The coordinates of the DataArray are no georeference: {place}.")
+    return image, place
 
 
 def _named_swatch(legend: Legend, name: str) -> str:

@@ -355,13 +355,18 @@ def _georeference_of(source: DatasetReader, declared: CRS | None) -> Georeferenc
         return "it has no position"
     if not crs:
         return "it has a position but no coordinate reference system that can be read. Pass --crs EPSG:CODE"
+    return checked_georeference(source.height, source.width, grid, crs)
+
+
+def checked_georeference(height: int, width: int, grid: Affine, crs: CRS) -> Georeference | str:
+    """Return a georeference, or why a grid and a CRS are none."""
     if not crs.is_geographic and not crs.is_projected and crs.to_wkt().startswith("GEOCCS"):
         return "its coordinates are geocentric"
     a, b, c, d, e, f = grid[:6]
     sides = math.hypot(a, d) * math.hypot(b, e)
     if not all(map(math.isfinite, (c, f, sides))) or abs(a * e - b * d) <= 1e-9 * sides:
         return f"its geotransform {tuple(grid[:6])} gives pixels no area"
-    place = Georeference(source.height, source.width, grid, crs)
+    place = Georeference(height, width, grid, crs)
     if crs.is_geographic:
         _, south, _, north = place.extent()
         pole, farthest = math.pi / 2 / float(crs.units_factor[1]), max(-south, north)
