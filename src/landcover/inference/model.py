@@ -570,7 +570,7 @@ def _read_array(array: DataArray, names: Sequence[str]) -> tuple[UInt8Array, Geo
     transform = Affine(steps[0], 0, corner[0], 0, steps[1], corner[1])
     place = checked_georeference(image.shape[0], image.shape[1], transform, crs)
     if isinstance(place, str):
-        raise UsageError(f"The coordinates of the DataArray are no georeference: {place}.")
+        raise UsageError(f"The coordinates of the DataArray do not georeference it: {place}.")
     return image, place
 
 
