@@ -166,16 +166,13 @@ class CacheDataset(Dataset):
     def fingerprint(self, item: Item) -> Fingerprint:
         """Return the fingerprints of the index; for a cache of 0.1 the pixels are hashed."""
         entry = self._entries[item.key]
-        if (item.key,) not in self._hashed:
-            pixels = entry.pixels_hash
-            self._hashed[(item.key,)] = Fingerprint(
-                bytes.fromhex(entry.image.sha256)[:FINGERPRINT_BYTES],
-                hash_pixels(self.read_image(item)) if pixels is None else bytes.fromhex(pixels),
-            )
-        return self._hashed[(item.key,)]
+        file, pixels = bytes.fromhex(entry.image.sha256)[:FINGERPRINT_BYTES], entry.pixels_hash
+        if pixels is not None:
+            return Fingerprint(file, bytes.fromhex(pixels))
+        return self._hash_once((item.key,), lambda: Fingerprint(file, hash_pixels(self.read_image(item))))
 
     def labels(self, item: Item, valid: Valid = "decode") -> Mask:
-        """Copy a whole mask, which is nodata where there is no imagery, with its count of the index."""
+        """Copy a whole mask, nodata where there is no imagery; off-palette pixels are those of the index."""
         return Mask(self.read_mask(item), self._entries[item.key].off_palette)
 
     def class_pixels(self, item: Item) -> Int64Array:

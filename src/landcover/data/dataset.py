@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -171,6 +171,12 @@ class Dataset(ABC):
         Raises:
             DataError: If the image cannot be read.
         """
+
+    def _hash_once(self, version: tuple[object, ...], compute: Callable[[], Fingerprint]) -> Fingerprint:
+        """Return the fingerprints of a version of an image, computed at the first call."""
+        if version not in self._hashed:
+            self._hashed[version] = compute()
+        return self._hashed[version]
 
     def read_mask(self, item: Item, window: Window | None = None) -> UInt8Array:
         """Read a mask or a window of it: uint8 (height, width), class indices of :attr:`legend`."""

@@ -109,10 +109,9 @@ class FolderDataset(Dataset):
         except OSError as error:
             raise DataError(f"{item.image} cannot be read: {error.strerror}.") from error
         version = item.key, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-        if version not in self._hashed:
-            image, _ = self.read_imagery(item)
-            self._hashed[version] = Fingerprint(hash_file(item.image), hash_pixels(image))
-        return self._hashed[version]
+        return self._hash_once(
+            version, lambda: Fingerprint(hash_file(item.image), hash_pixels(self.read_imagery(item)[0]))
+        )
 
     def labels(self, item: Item, valid: Valid = "decode") -> Mask:
         """Decode a mask, and then the image where its header or its edges say that it may lack imagery."""

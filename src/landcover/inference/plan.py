@@ -385,7 +385,7 @@ def _layout_gsd(folder: Path) -> float | None:
         dataset = open_dataset(folder)
     except DataError:
         return None
-    return None if dataset.gsd_from_raster else dataset.gsd  # that of rasters is no other image's
+    return None if dataset.gsd_from_raster else dataset.gsd  # that of rasters holds for them alone
 
 
 @dataclass(frozen=True, slots=True)
